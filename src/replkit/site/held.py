@@ -1,0 +1,130 @@
+"""One secondary volume of a replica worker, which a sender of another site feeds over a link."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from replkit.contracts.savevolume import SaveVolume
+from replkit.errors import FencedError, ReplkitError, WrongRoleError
+from replkit.recovery.handover import HandoverService
+from replkit.recovery.resync import ResyncDriver
+from replkit.replication.policy import change_policy, load_policy
+from replkit.replication.primary import Service
+from replkit.replication.receiver import Greeting, Receiver
+from replkit.replication.secondary import SecondaryReplica
+from replkit.replication.view import View
+from replkit.site.calls import PeerLinks
+from replkit.site.holding import Held
+from replkit.site.opening import open_stores
+from replkit.site.past import Past
+from replkit.site.policies import policy_changes
+from replkit.site.verifying import MemberVerifying
+from replkit.snapshot.records import SnapshotRecord
+
+WAIT_FOR_MESSAGE_S = 0.2
+WAIT_FOR_REST_S = 30.0
+
+
+class HeldReplica(Held[SecondaryReplica]):
+    """A secondary with a save volume of its own."""
+
+    def __init__(self, *arguments: Any, links: PeerLinks) -> None:
+        super().__init__(*arguments)
+        self._links = links
+        self._receivers: dict[threading.Thread, Receiver] = {}
+        self._verifying: MemberVerifying | None = None
+        self._past: Past | None = None
+
+    @property
+    def source_site(self) -> str:
+        """The site whose sender was here last; empty before the first."""
+        receivers = list(self._receivers.values())
+        return str(receivers[-1].status()["site"]) if receivers else ""
+
+    def view(self, *, pinned: bool) -> View:
+        """A view that follows playback, or one that stays at the newest boundary."""
+        return self.replica.pin() if pinned else self.replica.view()
+
+    def policy(self, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The policy of this end, after ``changes`` (D2: at either end)."""
+        if changes:
+            policy = change_policy(self.save, **policy_changes(changes))
+            self.wake()
+        else:
+            policy = load_policy(self.save)
+        return msgspec.structs.asdict(policy)
+
+    def create_snapshot(self, name: str) -> SnapshotRecord:
+        """A snapshot of the boundary at which the volume stands; waits for the end of a pass that is under way."""
+        deadline_s = self._runtime.monotonic() + WAIT_FOR_REST_S
+        while self._runtime.monotonic() < deadline_s:
+            record = self.replica.player.create_snapshot(name)
+            if record is not None:
+                return record
+            self._ending.wait(0.002)
+        raise WrongRoleError(f"{self.name}: playback did not come to rest in {WAIT_FOR_REST_S:g} s", hint="try again")
+
+    @property
+    def verifying(self) -> MemberVerifying:
+        """What answers the questions of a verification."""
+        if self._verifying is None:
+            raise WrongRoleError(f"{self.name} is not open: {self.problem}", hint="it is tried again by itself")
+        return self._verifying
+
+    @property
+    def past(self) -> Past:
+        """Its boundaries that are still kept."""
+        if self._past is None:
+            raise WrongRoleError(f"{self.name} is not open: {self.problem}", hint="it is tried again by itself")
+        return self._past
+
+    def acknowledge(self) -> None:
+        """Something was played: the receivers say so now."""
+        for receiver in list(self._receivers.values()):
+            receiver.wake()
+
+    def serve_link(self, greeting: Greeting) -> None:
+        """Receive on this link until it ends."""
+        receiver = self.replica.accept(greeting)
+        thread = threading.current_thread()
+        self._receivers[thread] = receiver
+        try:
+            while not self._ending.is_set():
+                pause_s = receiver.step(WAIT_FOR_MESSAGE_S)
+                if pause_s is None:
+                    return
+                if pause_s > 0:
+                    self._ending.wait(pause_s)
+        except FencedError as error:
+            self._fail(error)
+        except ReplkitError as error:
+            self._say("receiver", error)
+        finally:
+            receiver.close()
+            self._receivers.pop(thread, None)
+
+    def _end_links(self) -> None:
+        for thread in list(self._receivers):
+            thread.join(10)
+
+    def _close(self, replica: SecondaryReplica) -> None:
+        replica.close()
+
+    def _open(self) -> tuple[SecondaryReplica, SaveVolume, Iterable[Service]]:
+        volume, save = open_stores(self._registry, self.spec)
+        self._stack.callback(save.close)
+        self._stack.callback(volume.close)
+        replica = SecondaryReplica.open(volume, save, self._runtime, self._registry.hooks, self.name, site=self._site)
+        if self.spec["policy"] and not save.load("policy").version:
+            change_policy(save, **self.spec["policy"])
+        resync, handover = ResyncDriver(replica, self._links.peer), HandoverService(replica, self._links.peer)
+        verifying = self._verifying = MemberVerifying(replica, self._runtime)
+        past = self._past = Past(replica, save, self._runtime, self._ending)
+        return replica, save, [
+            *replica.services(), ("resync", resync.step), ("handover", handover.step), ("verifying", verifying.step),
+            ("retention", past.step),
+        ]  # fmt: skip

@@ -1,0 +1,73 @@
+"""Scrubs: all that is stored for a volume is read again, in a process of its own: nobody who serves waits for it.
+
+The process opens the save volume as a reader, beside the one that writes it, and a volume in a bucket too: there each
+block has a checksum. With ``repair`` the primary of this site sends the blocks of its secondary again that are damaged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from replkit.blocks.extent import Extent, normalise, total
+from replkit.contracts.scrub import scrub, scrub_volume
+from replkit.errors import CorruptRecordError, RecordMissingError
+from replkit.site.bucketstate import is_in_bucket
+from replkit.site.jobs import Fields, Jobs, JobWorker
+from replkit.site.plugins import site_registry
+from replkit.site.resending import send_again
+
+MAX_REPORTED = 1000
+BLANK: Fields = {
+    "checked": 0, "total": 0, "checked_blocks": 0, "damage": [], "damage_count": 0, "damaged_blocks": 0, "repair": None,
+}  # fmt: skip
+
+
+class ScrubWorker(JobWorker):
+    """One scrub of one volume's stores."""
+
+    def _open(self, spec: Fields) -> None:
+        self._spec, self._registry = spec, site_registry(spec["plugins"])
+        self._damage: list[str] = []
+        self._count = 0
+        self._save = self._stack.enter_context(
+            self._registry.open_save_volume(spec["volume"]["save_url"], producer=False)
+        )
+
+    def _work(self) -> None:
+        progress = lambda checked, total: self.note(checked=checked, total=total)  # noqa: E731 - said where it is used
+        for sentence in scrub(self._save, progress):
+            self._tell(sentence)
+        if is_in_bucket(self._spec["volume"]["url"]):
+            self._repair(self._blocks())
+
+    def _tell(self, sentence: str) -> None:
+        self._count += 1
+        if self._count <= MAX_REPORTED:
+            self._damage = [*self._damage, sentence[:500]]
+        self.note(damage=self._damage, damage_count=self._count)
+
+    def _blocks(self) -> list[Extent]:
+        """The damaged blocks of the volume, ascending; a volume that is no longer one is told as such."""
+        volume, damaged = self._spec["volume"], list[Extent]()
+        try:
+            with self._registry.open_volume(volume["url"], block_size=volume["block_size"], read_only=True) as opened:
+                for block, why in scrub_volume(opened, lambda checked: self.note(checked_blocks=checked)):
+                    self._tell(f"block {block}: {why}")
+                    damaged.append(Extent(block, 1))
+                    self.note(damaged_blocks=len(damaged))
+        except (CorruptRecordError, RecordMissingError) as error:
+            self._tell(f"volume: {error.message}")
+        return normalise(damaged)
+
+    def _repair(self, extents: list[Extent]) -> None:
+        primary = self._spec["volume"]["bucket_of"]
+        if self._spec["repair"] and extents and primary:
+            number = send_again(Path(self._spec["control"]), primary, extents)
+            self.note(repair={"blocks": total(extents), "number": number})
+
+
+class Scrubs(Jobs):
+    """The scrubs of a site."""
+
+    def __init__(self) -> None:
+        super().__init__("scrub", BLANK)

@@ -1,0 +1,1 @@
+"""Whole sites: real daemons, real clients, real crashes."""
