@@ -108,9 +108,11 @@ def verdicts(tmp: Path, *words: str) -> dict[str, str]:
     report = tmp / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=ENOUGH_S, check=False)
-    assert report.exists(), done.stdout + done.stderr
+    said = f"pytest ended with {done.returncode}\n{done.stdout[-20_000:]}\n{done.stderr[-5000:]}"
+    assert done.returncode in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}, said
     found = {}
     for case in ET.parse(report).iter("testcase"):
+        assert case.get("classname"), f"the run ended inside a test; {said}"
         if case.find("skipped") is None:
             failures = [*case.iter("failure"), *case.iter("error")]
             name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
