@@ -139,13 +139,15 @@ class ReusesItsBuffer(WrappedLink):
 
     def __init__(self, inner):
         super().__init__(inner)
-        self._buffer = bytearray(80 << 20)
+        self._buffer = bytearray()
 
     def receive(self, timeout_s):
         message = self.inner.receive(timeout_s)
         if message is None:
             return None
         data = memoryview(message.payload).cast("B")
+        if data.nbytes > len(self._buffer):
+            self._buffer = bytearray(max(data.nbytes, 64 << 10))
         self._buffer[: data.nbytes] = data
         return Message(message.kind, message.body, memoryview(self._buffer)[: data.nbytes])
 
