@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from replkit.contracts.position import Epoch
-from replkit.errors import FencedError, RefusedError
+from replkit.errors import DivergedError, FencedError, RefusedError
 from replkit.replication.root import read_root
 from replkit.testing.sim.sites import VOLUME, Sites, block
 
@@ -16,6 +17,12 @@ def three_sites() -> Sites:
     world.a.write(0, block("0", 16))
     world.follow(world.a, world.b, world.c)
     return world
+
+
+def follows(world: Sites, name: str, primary: str) -> bool:
+    """A site has all that its new primary has."""
+    members = world.sites[primary].primary.root.members
+    return any(each.name == name for each in members) and world.is_equal(world.sites[primary], world.sites[name])
 
 
 def is_fenced(world: Sites, name: str = "a") -> bool:
@@ -119,6 +126,44 @@ def test_two_promotions_of_equal_count_are_a_divergence_that_stops_the_one_that_
         world.b.write(0, block("y"))
     world.b.reopen()
     assert is_fenced(world, "b")
+
+
+@pytest.mark.requirement("R4", "R9")
+@pytest.mark.parametrize("what", ["primary", "secondary", "in a resync"])
+def test_nobody_returns_to_a_primary_of_equal_count_before_a_command_decides(what: str) -> None:
+    """Invariants 5 and 8: a position would fall under an equal count; with a new epoch there it does under a higher."""
+    world = three_sites()
+    world.a.stop()
+    for site in (world.b, world.c):
+        site.secondary.promote()
+        site.reopen()
+    world.a.start()
+    site = world.c if what == "primary" else world.a
+    if what == "primary":
+        world.c.write(3, block("c"))
+        world.c.primary.cut()
+    else:
+        world.resync(world.a, world.c)
+        if what == "secondary":
+            world.settle(lambda: follows(world, "a", "c"))
+            world.c.write(3, block("c"))
+            world.c.primary.cut()
+            world.settle(lambda: follows(world, "a", "c"))
+    before = read_root(site.save)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=r"two promotions have epoch 2.*new epoch"):
+            world.resync(site, world.b)
+    if what == "primary":  # it has met the other one
+        assert is_fenced(world, "c")
+        assert read_root(site.save).fenced == world.b.primary.root.epoch
+    else:
+        assert msgspec.structs.replace(read_root(site.save), owner="") == msgspec.structs.replace(before, owner="")
+
+    world.b.primary.begin_epoch("decided")
+    world.resync(site, world.b)
+    world.settle(lambda: follows(world, site.name, "b"))
+    assert site.content == world.b.content
+    assert read_root(site.save).epoch.count == 3
 
 
 @pytest.mark.requirement("R9")

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from replkit.contracts.position import Epoch
-from replkit.errors import FencedError, NotFoundError, WrongRoleError
+from replkit.errors import DivergedError, FencedError, NotFoundError, WrongRoleError
 from replkit.recovery.handover import begin_handover, cancel_handover, take_over
 from replkit.replication.root import read_root
 from replkit.testing.sim.sites import BLOCK, VOLUME, Site, Sites, block
@@ -126,6 +126,9 @@ def test_a_member_that_was_promoted_meanwhile_refuses_a_grant_and_the_former_pri
     assert world.a.secondary.root.handover is not None
     assert world.b.primary.root.epoch != world.a.secondary.root.epoch
     assert primaries(world) == ["b"]
+    with pytest.raises(DivergedError, match="two promotions have epoch 2"):
+        world.resync(world.a, world.b)
+    world.b.primary.begin_epoch("decided")
     world.resync(world.a, world.b)
     world.settle(lambda: has_swapped(world, world.a, world.b))
 

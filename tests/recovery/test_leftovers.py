@@ -78,6 +78,7 @@ def test_a_site_that_turned_elsewhere_keeps_the_list_of_its_salvage_and_no_other
     world.b.stop()
     world.c.secondary.promote()
     world.c.reopen()
+    world.c.primary.begin_epoch("decided")  # B and C have begun one of the same count
     again = world.resync(world.a, world.c)
     assert again is not None
     world.settle(lambda: not read_root(world.a.save).resync and world.is_equal(world.c, world.a))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from replkit.contracts.position import Position
-from replkit.errors import ReplkitError, SwapConflictError
+from replkit.errors import DivergedError, ReplkitError, SwapConflictError
 from replkit.replication.branches import tags_after
 from replkit.replication.cells import Span
 from replkit.replication.directory import add_set, tag_of
@@ -16,6 +16,7 @@ from replkit.replication.policy import change_policy
 from replkit.replication.root import new_root
 from replkit.testing.crashing import PowerFailure
 from replkit.testing.sim.checker import Checker
+from replkit.testing.sim.commands import Commands, Operator
 from replkit.testing.sim.coverage import Coverage
 from replkit.testing.sim.faults import Faults
 from replkit.testing.sim.model import read_all
@@ -310,3 +311,37 @@ def test_the_salvage_of_a_secondary_shows_what_it_had_played_when_it_was_taken_b
     resync = world.resync(c, b)
     assert resync is not None
     assert read_all(c.secondary.volume.open_snapshot(resync.salvage)) == held
+
+
+@pytest.mark.requirement("R2", "R9")
+def test_a_site_that_granted_its_role_returns_to_no_member_that_began_an_epoch_of_that_count() -> None:
+    """Invariant 5: a command took it back from position 3 of epoch 2 to position 1 of another epoch 2."""
+    world = world_of("abc")
+    a, b, c = (world.fault_sites[name] for name in "abc")
+    world.net.muted.update({("a", "c"), ("c", "a")})
+    for number in range(2):
+        write(world, "a", 4 * number, block("w", 3))
+        a.primary.cut()
+    world.settle(lambda: Sites.is_equal(a, b))
+    commands = Commands(world, world.watch)  # type: ignore[arg-type]
+    commands.actions["handover"](a, Event("handover", "a", "b", 0, 1))
+    world.settle(lambda: a.durable_root().role == "secondary")
+    granted = a.durable_root()
+    assert b.durable_root().role == "secondary"
+    commands.promote(c, "received", "p1")
+    assert c.durable_root().epoch.count == granted.epoch.count == 2
+    assert c.durable_root().last.number < granted.last.number
+
+    with pytest.raises(DivergedError, match="new epoch"):
+        commands.resync(a, c)
+    assert a.durable_root().last == granted.last
+    world.net.heal()
+    operator = Operator(commands)
+    for _ in range(20):
+        operator.pass_once()
+        for _ in range(20):
+            world.round()
+        for site in (a, b, c):
+            world.watch.look(site, closely=True)  # type: ignore[attr-defined]
+    assert sorted(site.is_primary for site in (a, b, c)) == [False, False, True]
+    assert a.content == b.content == c.content

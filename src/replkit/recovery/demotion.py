@@ -14,7 +14,7 @@ from xxhash import xxh3_64
 
 from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.position import Position
-from replkit.errors import FencedError, InconsistentError, NotFoundError, RecordMissingError
+from replkit.errors import DivergedError, FencedError, InconsistentError, NotFoundError, RecordMissingError
 from replkit.recovery.history import Relation, relation
 from replkit.recovery.peer import PeerInfo
 from replkit.recovery.salvage import LIST
@@ -65,11 +65,14 @@ class _Mine(NamedTuple):
 def demote(primary: PrimaryReplica, back: Return) -> Resync:
     """Make an old primary a secondary that asks for a resync; durable on return. Then close it and open it again.
 
-    Errors: ``FencedError`` when the peer's epoch is the one that is over (the peer is to resync), ``WrongRoleError``.
+    Errors: ``FencedError`` when the peer's epoch is the one that is over (the peer is to resync), ``DivergedError``
+    when it has the same count by another promotion (writes end here even so), ``WrongRoleError``.
     """
     replica = primary.parts
     root = replica.root.get()
     require(replica.name, root, Step.DEMOTE)
+    if relation(root.epoch, back.info.epoch) is Relation.DIVERGED:  # invariant 8: who meets the other stops first
+        primary.fence(back.info.epoch)
     check_winner(replica.name, root, back.info, back.url)
     # Writes end durably before anything else, in this opening and every one after it.
     if not (primary.fence(back.info.epoch) or primary.fence_copy(back.info.last) or root.fenced is not None):
@@ -169,14 +172,25 @@ def resync_id(root: Root, back: Return, before: str = "") -> str:
 
 
 def check_winner(name: str, root: Root, info: PeerInfo, url: str) -> None:
-    """``FencedError`` where the site at ``url`` is not one whose history this one could return to."""
-    if relation(root.epoch, info.epoch) is Relation.OLDER:
+    """``FencedError`` where the site at ``url`` is not one whose history this one could return to.
+
+    ``DivergedError`` where its epoch has the count of the one here, and was begun by another promotion: neither is
+    over, so the position here would fall under an equal count (invariant 5). A new epoch there is the decision
+    (invariant 8).
+    """
+    found = relation(root.epoch, info.epoch)
+    if found is Relation.OLDER:
         raise FencedError(
             f"{name}: epoch {root.epoch.count} here is higher than {info.epoch.count} of {url}",
             hint="the other site is to resync with this one",
         )
     if info.role != "primary":
         raise FencedError(f"{name}: {url} is a {info.role}, not the primary", hint="resync with the primary")
+    if found is Relation.DIVERGED:
+        raise DivergedError(
+            f"{name}: two promotions have epoch {root.epoch.count}: the one that is known here, and that of {url}",
+            hint="decide for the other site first: give failover there, which begins a new epoch; then resync this one",
+        )
 
 
 def _check_restart_point(name: str, back: Return) -> None:

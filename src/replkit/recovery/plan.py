@@ -126,7 +126,7 @@ def plan_switchover(primary: PrimaryReplica, member: str) -> Plan:
 def plan_return(replica: AnyReplica, peer: Peer, *, rewind: bool = False) -> Plan:
     """What a resync with the primary at ``peer``, or a rewind to its restart point, undoes here and sends (FIG. 28).
 
-    Where the command would be refused, so is the plan: ``FencedError``.
+    Where the command would be refused, so is the plan: ``FencedError``, ``DivergedError``.
     """
     parts, root, info = replica.parts, replica.root, peer.info()
     check_winner(parts.name, root, info, "the other site")

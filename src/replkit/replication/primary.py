@@ -307,7 +307,10 @@ def fenced_error(name: str, root: Root, epoch: Epoch) -> FencedError:
             f"{name}: epoch {mine.count} is over here: epoch {epoch.count} has begun elsewhere", hint=hint
         )
     if epoch != mine:
-        return FencedError(f"{name}: diverged: two sites were promoted to epoch {mine.count}", hint=hint)
+        return FencedError(
+            f"{name}: diverged: two sites were promoted to epoch {mine.count}",
+            hint="give failover at the one that goes on, which begins a new epoch; then resync the other with it",
+        )
     return FencedError(
         f"{name}: diverged: another copy of this volume goes on in epoch {mine.count}: this site was cloned, or its "
         f"save volume rolled back to an older copy",

@@ -7,12 +7,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from replkit.contracts.position import Epoch, Position
 from replkit.errors import (
     ControlError,
+    DivergedError,
     InvalidArgumentError,
     NotFoundError,
     PeerError,
@@ -162,7 +164,12 @@ class Returning:
         made = under_way(replica.root, back)
         if made is not None:
             return _resync_fields(name, url, back.fork, made)
-        made = _leave(replica, back)
+        try:
+            made = _leave(replica, back)
+        except DivergedError:  # invariant 8: the other one has been met, too, and a command there decides
+            with suppress(ReplkitError):
+                peer.fence(replica.root.epoch, replica.root.lineage)
+            raise
         if made is None and reopen is not None:
             again = reopen()
             join(again, peer, member=self._site, own_url=self._own_url, at=again.root.last)

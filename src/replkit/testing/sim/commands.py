@@ -10,6 +10,7 @@ from replkit.recovery.handover import begin_handover, cancel_handover
 from replkit.recovery.resync import full_copy
 from replkit.recovery.salvage import SALVAGE, delete_salvage
 from replkit.recovery.states import State, state_of
+from replkit.replication.cells import Root
 from replkit.replication.primary import PrimaryReplica
 from replkit.replication.secondary import SecondaryReplica
 from replkit.testing.crashing import PowerFailure
@@ -126,8 +127,7 @@ class Operator:
             self._choose_primary(patience)
             return
         root = winner.primary.root
-        rivals = [each for each in self._sites if each is not winner and each.is_primary]
-        if any(each.primary.root.epoch.count >= root.epoch.count for each in rivals) or root.fenced is not None:
+        if root.fenced is not None or self._is_contested(winner, root):
             self._commands.actions["begin-epoch"](
                 winner, Event("begin-epoch", winner.name, b=self._checker.next_stamp())
             )
@@ -151,6 +151,16 @@ class Operator:
             each for each in self._sites if isinstance(each.replica, PrimaryReplica) and not each.needs_restart
         ]
         return max(primaries, key=_rank, default=None)
+
+    def _is_contested(self, winner: FaultSite, root: Root) -> bool:
+        """Whether another primary, or another promotion of the same count, is known anywhere: a new epoch decides."""
+        for site in self._sites:
+            epoch = site.durable_root().epoch
+            if site is not winner and site.is_primary and epoch.count >= root.epoch.count:
+                return True
+            if epoch.count == root.epoch.count and epoch != root.epoch:
+                return True
+        return False
 
     def _choose_primary(self, patience: int) -> None:
         """Nobody is a primary: a granted role may be on its way; else the best member is promoted."""
