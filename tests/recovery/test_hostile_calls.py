@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.savevolume import Partition
 from replkit.errors import RefusedError
+from replkit.replication.difference import PAGE_BLOCKS, put_list
 from replkit.replication.root import read_root
 from replkit.testing.sim.sites import VOLUME, Sites, block
 
@@ -93,14 +95,37 @@ def test_lists_of_other_sites_leave_room_for_the_sets_of_this_one(monkeypatch: p
         world.a.save, "capacity_bytes", lambda part: limit if part is Partition.LISTS else capacity(part)
     )
     peer = world.peer(world.a.url)
+    blocks = PagedBitmap(PAGE_BLOCKS)
+    for number in range(0, PAGE_BLOCKS, PAGE_BLOCKS // 64):
+        blocks.set_run(number, 1)
+    page = blocks.to_bytes()
 
     def fill() -> None:
         for number in range(1000):
-            peer.put_list_record("evil", f"{number:08x}", bytes(256), 1000)
+            peer.put_list_record("evil", f"{number:08x}", page, 1000)
 
     with pytest.raises(RefusedError, match="no room"):
         fill()
     assert world.a.save.used_bytes(Partition.LISTS) < limit
+
+
+@pytest.mark.requirement("R4")
+@pytest.mark.parametrize("name", ["00000000", "head"])
+def test_a_record_of_a_list_that_was_damaged_on_its_way_is_refused_and_not_kept(name: str) -> None:
+    """Invariant 12: it would be there for good, and the resync that it belongs to could never be done."""
+    world = two_sites()
+    peer, save = world.peer(world.a.url), world.b.save
+    put_list(save, "lists/resync-x", PagedBitmap(64))
+    record = bytearray(save.get(f"lists/resync-x/{name}"))
+    before = world.a.save.list("lists/")
+    for at in range(len(record)):
+        record[at] ^= 0x10
+        with pytest.raises(RefusedError) as refused:
+            peer.put_list_record("x", name, bytes(record), 0)
+        assert refused.value.code == "corrupt-record"
+        record[at] ^= 0x10
+    assert world.a.save.list("lists/") == before
+    peer.put_list_record("x", name, bytes(record), 0)
 
 
 @pytest.mark.requirement("R4")

@@ -345,3 +345,21 @@ def test_a_site_that_granted_its_role_returns_to_no_member_that_began_an_epoch_o
             world.watch.look(site, closely=True)  # type: ignore[attr-defined]
     assert sorted(site.is_primary for site in (a, b, c)) == [False, False, True]
     assert a.content == b.content == c.content
+
+
+@pytest.mark.requirement("R4", "R6")
+@pytest.mark.parametrize("payload", [1, 2])
+def test_a_list_that_was_damaged_on_its_way_is_sent_again(payload: int) -> None:
+    """Liveness: it was kept as it came, under a name that is never given twice, and the resync was never done."""
+    world = world_of()
+    split(world)
+    world.net.garble_after = payload
+    world.resync(world.a, world.b)
+
+    def is_back() -> bool:
+        known = any(member.name == "a" for member in world.b.primary.root.members)
+        return known and Sites.is_equal(world.b, world.a)
+
+    world.settle(is_back, rounds=60)
+    assert world.net.garbled_at == "b"
+    assert world.a.content == world.b.content

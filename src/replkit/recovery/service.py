@@ -45,7 +45,7 @@ from replkit.recovery.states import State, state_of
 from replkit.recovery.verify import block_hashes, range_hashes
 from replkit.replication.branches import identity_of
 from replkit.replication.cells import Difference, MemberProgress, Root, sent_cell
-from replkit.replication.difference import blocks_between, has_list
+from replkit.replication.difference import blocks_between, check_list_record, has_list
 from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after
 from replkit.replication.primary import PrimaryReplica
 from replkit.replication.promotion import RESTART
@@ -165,11 +165,12 @@ class PeerService:
     # -- resync --
 
     def _resync_list(self, replica: AnyReplica, raw: dict[str, Any], payload: Buffer) -> tuple[dict[str, Any], Buffer]:
-        """Keep one record of the list of the side that returns; a record that is there is there whole."""
+        """Keep one record of the list of the side that returns; a record that is there is there whole, and as sent."""
         asked, primary = typed("resync-list", raw, Record), _primary(replica)
         save = primary.parts.save
         if not RECORD.fullmatch(asked.name) or memoryview(payload).nbytes > MAX_RECORD_BYTES:
             raise InvalidArgumentError(f"resync-list: no record of a list is called {asked.name!r}")
+        check_list_record(asked.name, payload, f"list {asked.id} from another site")
         room = save.capacity_bytes(Partition.LISTS) * LISTS_SHARE - save.used_bytes(Partition.LISTS)
         if memoryview(payload).nbytes > room:
             raise RefusedError(f"there is no room for list {asked.id}", code="no-room", hint="try again later")

@@ -12,6 +12,7 @@ import msgspec
 
 from replkit.blocks.bitmap import PagedBitmap
 from replkit.blocks.record import seal, unseal
+from replkit.contracts.buffers import Buffer
 from replkit.contracts.savevolume import SaveVolume
 from replkit.errors import CorruptRecordError, InvalidArgumentError, RecordMissingError
 from replkit.replication.cells import Difference, Root
@@ -22,6 +23,7 @@ PAGE_BLOCKS: Final = 1 << 26
 """Blocks of one record of a list: at most 8 MiB of bits."""
 LIST_MAGIC: Final = b"RKLH"
 LIST_VERSION: Final = 1
+HEAD: Final = "head"
 MAX_HEAD_BYTES: Final = 4096
 MAX_BLOCKS: Final = 1 << 48
 RESYNC_LISTS: Final = "lists/resync-"
@@ -97,16 +99,7 @@ def get_list(save: SaveVolume, key: str, block_count: int) -> PagedBitmap:
 
     A list says nothing of blocks from its own block count on, so they count as in it.
     """
-    what = f"list {key}"
-    plain = unseal(
-        LIST_MAGIC, LIST_VERSION, save.get(_head_key(key)), max_plain_bytes=MAX_HEAD_BYTES, what=f"head of {what}"
-    )
-    try:
-        head = msgspec.json.decode(plain, type=_ListHead)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptRecordError(f"head of {what}: {error}") from error
-    if not 0 <= head.block_count <= MAX_BLOCKS or head.pages != -(-head.block_count // PAGE_BLOCKS):
-        raise CorruptRecordError(f"head of {what}: {head.pages} pages for {head.block_count} blocks")
+    head = _decode_head(save.get(_head_key(key)), f"list {key}")
     blocks = PagedBitmap(block_count)
     for number in range(min(head.pages, -(-block_count // PAGE_BLOCKS))):
         page = PagedBitmap.from_bytes(PAGE_BLOCKS, save.get(_page_key(key, number)))
@@ -114,6 +107,29 @@ def get_list(save: SaveVolume, key: str, block_count: int) -> PagedBitmap:
             _set_below(blocks, number * PAGE_BLOCKS + run.start, run.count)
     _set_from(blocks, head.block_count)
     return blocks
+
+
+def check_list_record(name: str, record: Buffer, what: str) -> None:
+    """``CorruptRecordError`` where a record of a list that came from another site is not what was sent (invariant 12).
+
+    It is kept under its name for good, so it is looked at before. ``name`` is the last part of its key.
+    """
+    view = memoryview(record).cast("B")
+    if name == HEAD:
+        _decode_head(view, what)
+    else:
+        PagedBitmap.from_bytes(PAGE_BLOCKS, view)
+
+
+def _decode_head(record: memoryview, what: str) -> _ListHead:
+    plain = unseal(LIST_MAGIC, LIST_VERSION, record, max_plain_bytes=MAX_HEAD_BYTES, what=f"head of {what}")
+    try:
+        head = msgspec.json.decode(plain, type=_ListHead)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptRecordError(f"head of {what}: {error}") from error
+    if not 0 <= head.block_count <= MAX_BLOCKS or head.pages != -(-head.block_count // PAGE_BLOCKS):
+        raise CorruptRecordError(f"head of {what}: {head.pages} pages for {head.block_count} blocks")
+    return head
 
 
 def delete_list(save: SaveVolume, key: str) -> None:
@@ -140,4 +156,4 @@ def _page_key(key: str, number: int) -> str:
 
 
 def _head_key(key: str) -> str:
-    return f"{key}/head"
+    return f"{key}/{HEAD}"

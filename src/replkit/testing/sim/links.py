@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from replkit.contracts.buffers import Buffer
 from replkit.contracts.message import Message
 from replkit.contracts.transport import Link
 from replkit.errors import LinkClosedError, LinkTimeoutError
@@ -19,7 +20,8 @@ class FaultNetwork(SimNetwork):
         """(from, to): only at every n-th look a message is there."""
         self.garble_after: int | None = None
         """The n-th payload from now arrives with a bit turned."""
-        self.garbled: FaultLink | None = None
+        self.garbled_at = ""
+        """The site at which that was."""
         self.broke = False
 
     def connect_from(self, source: str, url: str) -> Link:
@@ -50,6 +52,18 @@ class FaultNetwork(SimNetwork):
         self.broke = self.broke or broke
         return broke
 
+    def garble(self, payload: Buffer, here: str) -> Buffer:
+        """A payload as it arrives at a site."""
+        if self.garble_after is None or not payload:
+            return payload
+        self.garble_after -= 1
+        if self.garble_after > 0:
+            return payload
+        self.garble_after, self.garbled_at = None, here
+        turned = bytearray(payload)
+        turned[len(turned) * 2 // 3] ^= 0x10
+        return bytes(turned)
+
     def heal(self) -> None:
         """Everything arrives."""
         self.muted.clear()
@@ -78,13 +92,7 @@ class FaultLink(SimLink):
                 return None
         message = super().receive(timeout_s)
         if message is not None and message.payload and faults.garble_after is not None:
-            faults.garble_after -= 1
-            if faults.garble_after <= 0:
-                faults.garble_after = None
-                faults.garbled = self
-                payload = bytearray(message.payload)
-                payload[len(payload) * 2 // 3] ^= 0x10
-                return Message(message.kind, message.body, bytes(payload))
+            return Message(message.kind, message.body, faults.garble(message.payload, self.here))
         return message
 
 

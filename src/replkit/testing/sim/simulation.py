@@ -162,9 +162,10 @@ class Simulation:
         if self.world.lost_replies:
             self.world.lost_replies = 0
             self.coverage.add("lost reply", self._phase)
-        garbled, net.garbled = net.garbled, None
-        if garbled is not None:
-            self.coverage.add("garbled payload", self._phase)
+        garbled_at, net.garbled_at = net.garbled_at, ""
+        if garbled_at:
+            here = self.world.fault_sites[garbled_at]
+            self.coverage.add("garbled payload", self._phase if garbled_at == event.site else phase_of(here))
         for site in self.world.fault_sites.values():
             if site.plug.broke:
                 self.coverage.add(site.plug.broke, self._phase if site.name == event.site else phase_of(site))

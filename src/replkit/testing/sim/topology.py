@@ -324,7 +324,9 @@ class Topology(Sites):
             site = self.fault_sites.get(target)
             if site is None or site.is_paused or (source, target) in self.net.muted:
                 raise LinkTimeoutError(f"no answer from {url}")
-            answer = site.answer(name, arguments, payload)
+            if self.net.breaks_now():
+                raise LinkClosedError(f"the link to {url} broke")
+            result, back = site.answer(name, arguments, self.net.garble(payload, target))
             self.calls += 1
             if self._calls_left is not None:
                 self._calls_left -= 1
@@ -335,7 +337,9 @@ class Topology(Sites):
             if (target, source) in self.net.muted:
                 self.lost_replies += 1
                 raise LinkTimeoutError(f"no answer from {url}")
-            return answer
+            if self.net.breaks_now():
+                raise LinkClosedError(f"the link to {url} broke before the reply")
+            return result, self.net.garble(back, source)
 
         return Peer(call, volume)
 
