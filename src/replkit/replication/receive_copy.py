@@ -56,7 +56,11 @@ class CopyInbox:
         return root.base.difference or root.base.copy_id, self._replica.volume.block_count
 
     def begin(self, body: m.CopyBegin) -> None:
-        """A copy begins or goes on. From here to its end the volume can be neither read nor promoted."""
+        """A copy begins or goes on. From here to its end the volume can be neither read nor promoted.
+
+        ``ProtocolError`` where it does not fit, and where part of another snapshot was here under its id: the sender
+        has left that part out, so it is to begin anew.
+        """
         volume = self._replica.volume
         is_too_large = body.volume_size_bytes > volume.size_bytes and volume.resizes is Capability.NONE
         if body.block_size != volume.block_size or is_too_large:
@@ -70,9 +74,13 @@ class CopyInbox:
         if not self._is_done(root, body.copy_id):
             running = root.inconsistent
             if running is None or running.base is not None or running.copy_id != body.copy_id:
-                self._replica.root.mutate(lambda now: _begin(now, body))
-                self._player.reset()
-                sweep(self._replica)
+                self._start_anew(body)
+            elif running.stamp != body.stamp:
+                self._start_anew(body)
+                raise ProtocolError(
+                    f"copy {body.copy_id} to {body.stamp} is of another snapshot than the part that is here, to "
+                    f"{running.stamp}: it begins anew"
+                )
             progress = self._cell.get()
             if progress is None or progress.copy_id != body.copy_id:
                 progress = CopyProgress(copy_id=body.copy_id, next_block=0)
@@ -80,6 +88,16 @@ class CopyInbox:
             self._next_block = progress.next_block
             self._clearing = None if progress.cleared else split(_may_hold(volume), CLEAR_BLOCKS)
         self.is_ready = self._is_done(root, body.copy_id) or self._clearing is None
+
+    def _start_anew(self, body: m.CopyBegin) -> None:
+        """The cell first: what it says of one snapshot must not be believed of another with the same copy id.
+
+        Two sites can be giving copies of one id: a primary that was cloned before it made the snapshot.
+        """
+        self._cell.set(CopyProgress(copy_id=body.copy_id, next_block=0))
+        self._replica.root.mutate(lambda now: _begin(now, body))
+        self._player.reset()
+        sweep(self._replica)
 
     def prepare(self) -> None:
         """Make some of the volume unused, once no read is under way; ``is_ready`` when all of it is."""

@@ -1,0 +1,77 @@
+"""Bugs of new copies that the simulator found in the code (docs/reference/simulation.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from replkit.errors import ReplkitError
+from replkit.replication.cells import COPY, CopyProgress
+from replkit.replication.root import load_struct
+from replkit.testing.sim.checker import Checker
+from replkit.testing.sim.coverage import Coverage
+from replkit.testing.sim.faults import Faults
+from replkit.testing.sim.scale import small_sizes
+from replkit.testing.sim.sites import block
+from replkit.testing.sim.topology import FaultSite, Options, Topology
+from replkit.testing.sim.workload import Event
+
+
+@pytest.fixture
+def world() -> Iterator[Topology]:
+    """A copy travels in several parts in it."""
+    with small_sizes():
+        yield Topology(1, Options(names="abc"), Checker())
+
+
+def write(site: FaultSite, start: int, data: bytes) -> None:
+    """Write, known to the checker."""
+    site.faults.watch.users[site.name].wrote(start * 512, data)  # type: ignore[attr-defined]
+    site.write(start, data)
+
+
+def give(site: FaultSite, to: FaultSite, is_over: Callable[[], bool]) -> None:
+    """The services of a site, and the reception at its member, until it is so."""
+    for _ in range(100):
+        for name in site.step_names():
+            with suppress(ReplkitError):
+                site.run_step(name)
+            with suppress(ReplkitError):
+                to.run_step("receive")
+            if is_over():
+                return
+        site.faults.runtime.advance(1.0)
+    pytest.fail(f"it never came so far: {site.hooks.errors[-3:]}, {to.hooks.errors[-3:]}")
+
+
+@pytest.mark.requirement("C1", "R9")
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_copy_does_not_go_on_from_a_part_of_another_snapshot_with_its_id(
+    world: Topology, *, is_restarted: bool
+) -> None:
+    """Invariant 6: a primary was cloned before it made the snapshot of a copy; both went on under the same copy id."""
+    a, b, c = (world.fault_sites[name] for name in "abc")
+    write(a, 0, block("0", 40))
+    a.primary.volume.flush()
+    world.watch.ask_copy("c")  # type: ignore[attr-defined]
+    a.primary.add_member("c", c.url, "vol")
+    Faults(world, world.watch, Coverage()).actions["clone"](a, Event("clone", "a", "b"))  # type: ignore[arg-type]
+    write(b, 0, block("b", 40))
+    for number in range(3):  # so that the boundaries of the other one lie before its own
+        write(a, 10 * number, block("a", 20))
+        a.primary.cut()
+
+    def came() -> int:
+        progress, _version = load_struct(c.save, COPY, CopyProgress)
+        return progress.next_block if progress is not None else 0
+
+    give(b, c, lambda: came() > 10)
+    assert c.durable_root().inconsistent is not None
+    b.senders.clear()
+    if is_restarted:
+        c.crash()
+    give(a, c, lambda: c.durable_root().is_at_boundary)
+    give(a, c, lambda: c.secondary.player.position == a.primary.root.last)
+    assert c.content == a.content
