@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import socket
 import stat
 import threading
@@ -19,6 +21,7 @@ from replkit.errors import (
     NotFoundError,
     ReplkitError,
 )
+from replkit.site.channel import ChannelClient, serve_channel
 from replkit.site.control import (
     MAX_LINE_BYTES,
     ControlClient,
@@ -37,6 +40,7 @@ class World:
     def __init__(self, path):
         self.path = path
         self.calls = []
+        self.answer = None
         self.server = ControlServer(path, self.handle)
 
     def handle(self, command, arguments):
@@ -50,6 +54,8 @@ class World:
                 raise ConfigError("bad", faults=[("a.b", "is wrong")])
             case "secret":
                 raise ValueError("the password is swordfish")
+            case "ask":
+                return self.answer(arguments)
         return object()  # no JSON
 
 
@@ -134,6 +140,29 @@ def test_a_line_without_an_end_is_cut_off_and_others_are_served_on(world):
         assert client.request("echo") == {}
 
 
+@pytest.mark.requirement("R4")
+def test_a_call_of_16_mib_goes_through_daemon_and_channel_both_ways(world):
+    """As a list of changed blocks does between sites (invariant 12: bounded, and nobody's end)."""
+    payload = base64.b64encode(os.urandom(16 << 20)).decode()
+    here, there = socket.socketpair()
+    threading.Thread(target=serve_channel, args=(there, lambda _command, arguments: arguments), daemon=True).start()
+    channel = ChannelClient(here, "w")
+    world.answer = lambda arguments: channel.request("echo", arguments, 60)
+    with ControlClient(world.path) as client:
+        assert client.request("ask", payload=payload) == {"payload": payload}
+        with pytest.raises(InvalidArgumentError, match="more than"):
+            client.request("ask", payload="x" * MAX_LINE_BYTES)
+        world.answer = lambda _arguments: "x" * MAX_LINE_BYTES
+        with pytest.raises(ControlError, match="too many for a line"):
+            client.request("ask")
+        with pytest.raises(InvalidArgumentError, match="more than"):
+            channel.request("echo", {"x": "x" * MAX_LINE_BYTES}, 60)
+        world.answer = lambda _arguments: channel.request("echo", {}, 60)
+        assert client.request("ask") == {}
+    channel.close()
+    there.close()
+
+
 def test_a_client_that_goes_in_mid_line_harms_nobody(world):
     assert raw(world, b'{"id": "x", "comm') == []
     with ControlClient(world.path) as client:
@@ -153,6 +182,23 @@ def test_many_clients_at_once_each_get_their_own_answer(world):
     for thread in threads:
         thread.join()
     assert answers == {n: {"n": n} for n in range(20)}
+
+
+def test_a_client_waits_for_its_turn_when_many_come_at_the_same_moment(tmp_path):
+    path = tmp_path / "c.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+        with pytest.raises(ControlError, match="no daemon answers"):
+            ControlClient(path, timeout_s=0.05)
+        clients = []
+        waiting = threading.Thread(target=lambda: clients.append(ControlClient(path)))
+        waiting.start()
+        for _ in range(2):
+            listener.accept()[0].close()
+        waiting.join(30)
+        clients[0].close()
 
 
 def test_a_second_daemon_is_refused_and_a_stale_socket_is_taken_over(world, tmp_path):

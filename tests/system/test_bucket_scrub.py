@@ -1,4 +1,4 @@
-"""What rots in a bucket is found by a scrub, and sent again by the primary that keeps it there (S5, U3)."""
+"""What rots in a bucket is found by a scrub, and sent again by the primary that keeps it there (D3, U3)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def world(tmp_path, seaweed_bucket):
     world.stop()
 
 
-def rot(world):
-    """Flip a bit in the largest data object of the volume."""
-    client, prefix = s3_client(world.endpoint), f"{world.folder.name.replace('_', '-')}/dr/disk/volume/data/"
+def rot(world, what="volume/data"):
+    """Flip a bit in the largest object below there, of the secondary in the bucket."""
+    client, prefix = s3_client(world.endpoint), f"{world.folder.name.replace('_', '-')}/dr/disk/{what}/"
     listed = client.list_objects_v2(Bucket=world.bucket, Prefix=prefix)["Contents"]
     key = max(listed, key=lambda item: item["Size"])["Key"]
     body = bytearray(client.get_object(Bucket=world.bucket, Key=key)["Body"].read())
@@ -48,7 +48,7 @@ def give_up_what_needs_the_block(world):
     world.is_so(is_played, "the block is overwritten when no snapshot needs it")
 
 
-@pytest.mark.requirement("S5", "U3")
+@pytest.mark.requirement("D3", "U3")
 @pytest.mark.parametrize("keeps_boundaries", [False, True])
 def test_a_damaged_block_in_the_bucket_is_named_and_sent_again(world, keeps_boundaries):
     text = sugar(world) if keeps_boundaries else sugar(world).replace("keep_all_s = 86400", "keep_all_s = 0")
@@ -77,4 +77,22 @@ def test_a_damaged_block_in_the_bucket_is_named_and_sent_again(world, keeps_boun
     waited = world.ask("wait", "disk", "--played", "--timeout", 60)
     assert waited["position"]["number"] >= found["repair"]["number"]
     assert "none damaged" in world.run("scrub", "disk-bucket")
+    assert read_all(f"unix:{a.folder}/b.nbd", "disk-bucket") == bytes(image.data)
+
+
+@pytest.mark.requirement("D3", "U3")
+def test_a_set_that_rotted_in_the_bucket_before_it_was_played_is_fetched_again(world):
+    late = "play_interval_s = 86400, play_high_water_bytes = 1000000000"
+    a, image = world.site("a", sugar(world).replace("keep_all_s = 86400", late)), Image()
+    world.start(a)
+    world.is_so(lambda: world.named("disk")["members"][0]["state"] == "following", "the new copy is made")
+    image.write(world, a.nbd_address, 0, os.urandom(2 << 20))
+    world.ask("wait", "disk", "--durable-on", 1, "--timeout", 60)
+    rot(world, "save/bundles")
+    assert world.ask("scrub", "disk-bucket", code=1)["damage"][0].startswith("sets/")
+    found = json.loads(world.run("scrub", "disk-bucket", "--repair", "--json", code=1))
+    assert found["repair"] == {"blocks": 0, "number": None, "records": 1, "left": []}
+    assert "none damaged" in world.run("scrub", "disk-bucket")
+    world.ask("policy", "disk-bucket", "play_interval_s=0")
+    world.ask("wait", "disk", "--played", "--timeout", 60)
     assert read_all(f"unix:{a.folder}/b.nbd", "disk-bucket") == bytes(image.data)

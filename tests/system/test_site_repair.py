@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -120,6 +121,29 @@ def test_a_scrub_names_what_is_damaged_while_the_volume_is_served(sites):
     with ControlClient(sites.a.control) as client:
         assert not client.request("scrub-end", volume="disk")["error"], "it had ended by itself"
         assert "scrub.disk" not in [worker["name"] for worker in client.request("status")["workers"]]
+
+
+@pytest.mark.requirement("D3", "D4")
+def test_a_set_that_rotted_before_it_was_played_is_fetched_again_from_the_primary(sites):
+    sites.begin()
+    sites.run("policy", "disk", "play_interval_s=86400", "play_high_water_bytes=1000000000", site=sites.b)
+    with NbdClient(sites.a.nbd_address, "disk") as client:
+        client.write(0, os.urandom(65536))
+        client.flush()
+    sites.run("wait", "disk", "--durable-on", 1, "--timeout", 60)
+    for path in (sites.b.folder / "save").rglob("*"):
+        if path.is_file() and path.stat().st_size > 60000:
+            with path.open("r+b") as file:
+                file.seek(40000)
+                file.write(b"damage")
+    assert "are damaged" in sites.run("scrub", "disk", site=sites.b, code=1)
+    assert "no secondary" in sites.run("scrub", "disk", "--repair", code=2)
+    shown = sites.run("scrub", "disk", "--repair", site=sites.b, code=1)
+    assert "records of delta sets fetched again from the primary: 1" in shown
+    assert "none damaged" in sites.run("scrub", "disk", site=sites.b)
+    sites.run("policy", "disk", "play_interval_s=0", site=sites.b)
+    sites.played()
+    assert sites.is_equal()
 
 
 @pytest.mark.requirement("T10", "T11")

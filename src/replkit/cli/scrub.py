@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Check everything stored for a volume.")
 @click.argument("volume", required=False)
-@click.option("--repair", is_flag=True, help="Of a secondary in a bucket: have its primary send damaged blocks again.")
+@click.option("--repair", is_flag=True, help="Of a secondary: fetch again what is damaged and its primary still has.")
 @json_option
 @control_option
 def scrub(client: ControlClient, volume: str | None, repair: bool, as_json: bool) -> None:
     """Read all that the save volume of VOLUME holds, and verify it; exit code 1 when something is damaged.
 
     Of a volume in a bucket each block in use is verified, too. Runs in a process of its own, beside all else; Ctrl-C
-    ends it. Nothing is changed without --repair.
+    ends it. Nothing is changed without --repair. With it, damaged records of delta sets are fetched again from the
+    primary as long as it keeps them, and damaged blocks of a secondary in a bucket of this site are sent again.
     """
     found = run_job(client, "scrub", volume, repair=repair)
     emit(found, as_json, _render)
@@ -45,5 +46,10 @@ def _render(found: dict[str, Any]) -> None:
         table.add_row(name, what)
     show_table(table)
     click.echo(f"{found['damage_count']} of {blocks}{found['checked']} records and cells are damaged")
-    if found["repair"] is not None:
-        click.echo(f"{found['repair']['blocks']} blocks are sent again with set {found['repair']['number']}")
+    repair = found["repair"]
+    if repair is not None and repair["records"]:
+        click.echo(f"records of delta sets fetched again from the primary: {repair['records']}")
+    if repair is not None and repair["blocks"]:
+        click.echo(f"{repair['blocks']} blocks are sent again with set {repair['number']}")
+    for sentence in repair["left"] if repair is not None else ():
+        click.echo(f"not repaired: {sentence}")

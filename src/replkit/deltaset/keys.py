@@ -8,7 +8,7 @@ from typing import Final
 from replkit.errors import InvalidArgumentError
 
 _WRITER: Final = re.compile(r"[a-z0-9_-]{1,64}")
-_TAG: Final = re.compile(r"([0-9a-f]{16})\.([a-z0-9_-]{1,64})")
+SET_TAG: Final = re.compile(r"([0-9a-f]{16})\.([a-z0-9_-]{1,64})")
 MAX_NUMBER: Final = (1 << 64) - 1
 
 
@@ -24,7 +24,7 @@ def set_tag(epoch_count: int, number: int, writer: str) -> str:
 
 def parse_set_tag(tag: str) -> tuple[int, str]:
     """Number and writer of a tag made by ``set_tag``."""
-    match = _TAG.fullmatch(tag)
+    match = SET_TAG.fullmatch(tag)
     if match is None:
         raise InvalidArgumentError(f"{tag!r} is no tag of a delta set")
     return int(match[1], 16), match[2]

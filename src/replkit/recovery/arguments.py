@@ -23,6 +23,8 @@ MAX_HASHED_BLOCKS: Final = 1 << 15
 """Of how many single blocks hashes are made in one call."""
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_READ_BYTES: Final = 8 << 20
+RECORD_PIECE_BYTES: Final = 4 << 20
+"""Of a record of a set, in one answer."""
 MAX_BLOCKS_A_CALL: Final = 1 << 26
 MAX_EPOCH: Final = 1 << 48
 MAX_COMPARISONS: Final = 8
@@ -76,6 +78,13 @@ class Record(msgspec.Struct, frozen=True):
     id: Id
     name: Annotated[str, Meta(max_length=64)] = ""
     pages: Count = 0
+
+
+class SetRecord(msgspec.Struct, frozen=True):
+    """A record of a delta set, from a byte on."""
+
+    key: Annotated[str, Meta(max_length=200)]
+    start: Count = 0
 
 
 class Promote(msgspec.Struct, frozen=True):

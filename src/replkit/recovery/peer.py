@@ -10,6 +10,7 @@ import msgspec
 from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.buffers import Buffer
 from replkit.contracts.position import Epoch, HistoryEntry, Position
+from replkit.deltaset.chunk import MAX_CHUNK_BYTES
 from replkit.errors import ProtocolError, RecordMissingError, RefusedError
 from replkit.recovery.history import ForkPoint, epoch_of, fork_point
 from replkit.recovery.salvage import LIST
@@ -187,6 +188,20 @@ class Peer:
     def pull(self, member: str) -> None:
         """Ask to be brought up to date as a stale member."""
         self._call("pull", self._with({"member": member}), b"")
+
+    def set_record(self, key: str) -> bytes:
+        """A record of a delta set as it is there, unverified; ``RecordMissingError`` where it has no whole one."""
+        record = bytearray()
+        while True:
+            try:
+                result, payload = self._call("set-record", self._with({"key": key, "start": len(record)}), b"")
+            except RefusedError as error:
+                raise RecordMissingError(f"{key} is not to be had from the other site: {error.message}") from error
+            record += payload
+            if not payload or len(record) >= int(result.get("size", 0)):
+                return bytes(record)
+            if len(record) > MAX_CHUNK_BYTES:
+                raise ProtocolError(f"{key} is longer there than a record can be")
 
     def _with(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {"volume": self.volume, **msgspec.to_builtins(arguments)}

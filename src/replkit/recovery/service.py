@@ -15,6 +15,7 @@ from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.buffers import Buffer
 from replkit.contracts.position import Position
 from replkit.contracts.savevolume import Partition
+from replkit.deltaset.keys import parse_set_tag
 from replkit.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, RefusedError, WrongRoleError
 from replkit.recovery.arguments import (
     LISTS_SHARE,
@@ -26,6 +27,7 @@ from replkit.recovery.arguments import (
     MAX_RECORD_BYTES,
     MIN_RANGE_BYTES,
     RECORD,
+    RECORD_PIECE_BYTES,
     Begin,
     Fenced,
     HandOver,
@@ -34,19 +36,21 @@ from replkit.recovery.arguments import (
     Promote,
     Range,
     Record,
+    SetRecord,
     bounded,
     check_lineage,
     typed,
 )  # fmt: skip
 from replkit.recovery.handover import begin_handover, take_over
 from replkit.recovery.peer import IDENTITIES_A_CALL, WEIGH_BLOCKS, MemberInfo, PeerInfo
+from replkit.recovery.refetch import tag_in
 from replkit.recovery.salvage import LIST
 from replkit.recovery.states import State, state_of
 from replkit.recovery.verify import block_hashes, range_hashes
 from replkit.replication.branches import identity_of
 from replkit.replication.cells import Difference, MemberProgress, Root, sent_cell
 from replkit.replication.difference import blocks_between, check_list_record, has_list
-from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after
+from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after, tag_of
 from replkit.replication.primary import PrimaryReplica
 from replkit.replication.promotion import RESTART
 from replkit.replication.root import load_struct
@@ -75,6 +79,7 @@ class PeerService:
             "hashes": self._hashes,
             "block-hashes": self._block_hashes,
             "read": self._read,
+            "set-record": self._set_record,
             "resync-list": self._resync_list,
             "resync-prepare": self._resync_prepare,
             "resync-begin": self._resync_begin,
@@ -161,6 +166,16 @@ class PeerService:
         buffer = bytearray(asked.count * snapped.block_size)
         snapshot.read_into(asked.start, buffer)
         return {}, buffer
+
+    def _set_record(self, replica: AnyReplica, raw: dict[str, Any], _payload: Buffer) -> tuple[dict[str, Any], Buffer]:
+        """A record of a set that is named here, for a site where it is damaged (D3)."""
+        asked, root = typed("set-record", raw, SetRecord), replica.root
+        tag = tag_in(asked.key)
+        number = parse_set_tag(tag)[0] if tag else -1
+        if not root.first_listed <= number <= root.last.number or tag_of(root, number) != tag:
+            raise RefusedError(f"no set here has a record {asked.key!r}, or it was trimmed", code="record-missing")
+        record = replica.parts.save.get(asked.key)
+        return {"size": len(record)}, record[asked.start : asked.start + RECORD_PIECE_BYTES]
 
     # -- resync --
 

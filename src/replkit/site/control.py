@@ -1,7 +1,7 @@
 """The control protocol: JSON lines over a Unix socket; requests carry an id, replies carry it back.
 
 A request is ``{"id": "…", "command": "…", "arguments": {…}}``; a reply is ``{"id": "…", "ok": true, "result": …}`` or
-``{"id": "…", "ok": false, "error": {"type", "message", "hint", "faults"}}``. A line has at most 1 MiB. A request whose
+``{"id": "…", "ok": false, "error": {"type", "message", "hint", "faults"}}``. A line has at most 24 MiB. A request whose
 id was seen before gets the reply of the first one: commands are carried out once.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,10 @@ from typing import Any
 from replkit import errors
 from replkit.errors import ControlError, InvalidArgumentError, ReplkitError
 
-MAX_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES = 24 << 20
+"""A call between sites may carry 16 MiB (``recovery.arguments``), here as text."""
+RECEIVE_BYTES = 1 << 18
+RETRY_CONNECT_S = 0.01
 MAX_ID_LENGTH = 64
 PROTOCOL_VERSION = 1
 Arguments = dict[str, Any]
@@ -36,9 +40,12 @@ class Request:
 
 
 def encode_request(request: Request) -> bytes:
-    """The line of a request."""
+    """The line of a request; ``InvalidArgumentError`` where it is too long for one."""
     body = {"version": PROTOCOL_VERSION, "id": request.id, "command": request.command, "arguments": request.arguments}
-    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+    line = json.dumps(body, separators=(",", ":")).encode() + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        raise InvalidArgumentError(f"{request.command} has {len(line)} bytes, more than the {MAX_LINE_BYTES} of a line")
+    return line
 
 
 def decode_request(line: bytes) -> Request:
@@ -60,7 +67,10 @@ def decode_request(line: bytes) -> Request:
 
 
 def encode_reply(request_id: str, result: Any = None, error: BaseException | None = None) -> bytes:
-    """The line of a reply; an error that is not ours is told by its type only, its text stays in the log."""
+    """The line of a reply; an error that is not ours is told by its type only, its text stays in the log.
+
+    A result that is too long for a line is answered by an error, and ends no connection.
+    """
     if error is None:
         body = {"id": request_id, "ok": True, "result": result}
     else:
@@ -77,7 +87,10 @@ def encode_reply(request_id: str, result: Any = None, error: BaseException | Non
                 "faults": getattr(error, "faults", []),
             },
         }
-    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+    line = json.dumps(body, separators=(",", ":")).encode() + b"\n"
+    if len(line) > MAX_LINE_BYTES and error is None:
+        return encode_reply(request_id, error=ControlError(f"the answer has {len(line)} bytes, too many for a line"))
+    return line
 
 
 def decode_reply(line: bytes) -> tuple[str, Any, ReplkitError | None]:
@@ -109,18 +122,31 @@ def read_lines(sock: socket.socket) -> Iterator[bytes]:
     pending = bytearray()
     while True:
         try:
-            data = sock.recv(65536)
+            data = sock.recv(RECEIVE_BYTES)
         except OSError:
             return
         if not data:
             return
+        seen = len(pending)
         pending += data
-        *lines, rest = bytes(pending).split(b"\n") if b"\n" in data else (bytes(pending),)
-        pending = bytearray(rest)
-        for line in (*lines, pending):
-            if len(line) > MAX_LINE_BYTES:
-                raise InvalidArgumentError(f"a control line has at most {MAX_LINE_BYTES} bytes")
-        yield from (line for line in lines if line.strip())
+        while (end := pending.find(b"\n", seen)) >= 0:
+            line, seen = bytes(pending[:end]), 0
+            del pending[: end + 1]
+            if line.strip():
+                yield line
+        if len(pending) > MAX_LINE_BYTES:
+            raise InvalidArgumentError(f"a control line has at most {MAX_LINE_BYTES} bytes")
+
+
+def _connect(sock: socket.socket, path: Path, deadline_s: float) -> None:
+    """A Unix socket whose queue is full says so at once, whatever the timeout is: many came at the same time."""
+    while True:
+        try:
+            return sock.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(RETRY_CONNECT_S)
 
 
 class ControlClient:
@@ -131,7 +157,7 @@ class ControlClient:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
         try:
-            self._socket.connect(str(path))
+            _connect(self._socket, path, time.monotonic() + timeout_s)
         except OSError as error:
             self._socket.close()
             raise ControlError(

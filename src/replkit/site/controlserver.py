@@ -17,6 +17,8 @@ from replkit.site.control import Handler, Request, decode_request, encode_reply,
 _log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 64
 REMEMBERED_REPLIES = 256
+REMEMBERED_BYTES = 64 << 10
+"""Longer replies are not remembered: they are answers to questions, which may be asked twice."""
 IDLE_TIMEOUT_S = 600.0
 
 
@@ -37,8 +39,12 @@ class OnceOnly:
                 self._forget()
         if known is not None:
             return known.result()
-        mine.set_result(self._carry_out(request))
-        return mine.result()
+        reply = self._carry_out(request)
+        mine.set_result(reply)
+        if len(reply) > REMEMBERED_BYTES:
+            with self._lock:
+                self._replies.pop(request.id, None)
+        return reply
 
     def _forget(self) -> None:
         for name in [name for name, future in self._replies.items() if future.done()]:
@@ -79,7 +85,7 @@ class ControlServer:
             raise InvalidArgumentError(f"cannot take commands at {self._path}: {error}") from error
         finally:
             os.umask(mask)
-        listener.listen(16)
+        listener.listen(MAX_CONNECTIONS)
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), name="control-accept", daemon=True).start()
 

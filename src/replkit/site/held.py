@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from replkit.contracts.savevolume import SaveVolume
-from replkit.errors import FencedError, ReplkitError, WrongRoleError
+from replkit.deltaset.keys import SET_TAG
+from replkit.errors import FencedError, InvalidArgumentError, ReplkitError, WrongRoleError
 from replkit.recovery.handover import HandoverService
+from replkit.recovery.refetch import refetch
 from replkit.recovery.resync import ResyncDriver
 from replkit.replication.policy import change_policy, load_policy
 from replkit.replication.primary import Service
@@ -81,6 +83,20 @@ class HeldReplica(Held[SecondaryReplica]):
         if self._past is None:
             raise WrongRoleError(f"{self.name} is not open: {self.problem}", hint="it is tried again by itself")
         return self._past
+
+    def hold_boundary(self, at: Any, *, is_held: bool) -> dict[str, Any]:
+        """Keep a boundary of the past, or let it go (X2)."""
+        change = self.past.hold if is_held else self.past.release
+        return {"volume": self.name, "number": change(at), "held": is_held}
+
+    def refetch(self, url: str, tags: Any) -> dict[str, Any]:
+        """Fetch damaged records of sets again from the site at ``url`` (D3)."""
+        if not isinstance(tags, list) or not all(isinstance(tag, str) and SET_TAG.fullmatch(tag) for tag in tags):
+            raise InvalidArgumentError(f"{self.name}: the sets to fetch again are named by a list of tags")
+        peer = self._links.peer(url, self.spec["bucket_of"] or (self.spec.get("pull") or {}).get("volume") or self.name)
+        fetched = refetch(self.save, lambda: self.replica.root, peer, tags)
+        self.wake()
+        return {"volume": self.name, **fetched._asdict()}
 
     def acknowledge(self) -> None:
         """Something was played: the receivers say so now."""

@@ -68,7 +68,7 @@ class ReplicaWorker:
         registry.register(self._errors, "replkit-recent-errors")
         registry.register(self, "replkit-replica-worker")
         self._exports = ExportKeeper(Path(spec["run_dir"]), allow_remote=spec["allow_remote"])
-        self._site, self._registry = spec["site"], registry
+        self._site, self._own_url, self._registry = spec["site"], spec["own_url"], registry
         self._links = PeerLinks(registry, self._runtime)
         self._reporter = RoleReporter(Path(spec["control"]))
         self._desk = CallDesk(self._answer, self._held.keys, Path(spec["control"]), self._runtime)
@@ -106,11 +106,15 @@ class ReplicaWorker:
         )
         pull = volume.get("pull")
         self._pulling[held.name] = Pulling(
-            held.name, pull, lambda: held.replica, self._links,
-            lambda: self._returning.url_of((pull or {}).get("peer") or held.source_site), self._site,
-        )  # fmt: skip
+            held.name, pull, lambda: held.replica, self._links, partial(self._source_url, held), self._site
+        )
         held.on_open = lambda replica: self._serve(held, replica.view())
         held.begin()
+
+    def _source_url(self, held: HeldReplica) -> str:
+        """Where the primary of a secondary is: here, for a bucket that this site keeps."""
+        named = (held.spec.get("pull") or {}).get("peer") or held.source_site
+        return self._own_url if held.spec["bucket_of"] else self._returning.url_of(named)
 
     def _release(self, name: str) -> dict[str, Any] | None:
         """Close a volume and serve it no longer; what it was told, ``None`` where it is not here."""
@@ -172,9 +176,9 @@ class ReplicaWorker:
         """Carry out a command for one of the volumes."""
         handlers: dict[str, Callable[[HeldReplica, Arguments], object]] = {
             "apply": self._apply,
-            "boundaries": self._boundaries,
-            "boundary-hold": lambda held, a: self._hold_boundary(held, a, True),
-            "boundary-release": lambda held, a: self._hold_boundary(held, a, False),
+            "boundaries": lambda held, _: {"volume": held.name, "boundaries": held.past.moments()},
+            "boundary-hold": lambda held, a: held.hold_boundary(a.get("at"), is_held=True),
+            "boundary-release": lambda held, a: held.hold_boundary(a.get("at"), is_held=False),
             "pull": self._pull,
             "export-add": self._export_add,
             "export-in-use": self._export_in_use,
@@ -184,6 +188,7 @@ class ReplicaWorker:
             **{one: partial(self._salvage, one) for one in SALVAGE_COMMANDS},
             "policy-set": self._policy,
             "policy-show": self._policy,
+            "refetch": lambda held, a: held.refetch(self._source_url(held), a.get("tags")),
             "snapshot-create": self._snapshot_create,
             "snapshot-delete": self._snapshot_delete,
             "snapshot-list": self._snapshot_list,
@@ -340,13 +345,6 @@ class ReplicaWorker:
         if arguments.get("at") is not None and isinstance(held, HeldReplica):
             return self._keeper.remove(f"{held.name}.at-{held.past.number_of(arguments['at'])}")
         return self._keeper.remove(f"{held.name}.{arguments.get('snapshot') or 'view'}")
-
-    def _boundaries(self, held: HeldReplica, _: Arguments) -> dict[str, Any]:
-        return {"volume": held.name, "boundaries": held.past.moments()}
-
-    def _hold_boundary(self, held: HeldReplica, arguments: Arguments, is_held: bool) -> dict[str, Any]:
-        change = held.past.hold if is_held else held.past.release
-        return {"volume": held.name, "number": change(arguments.get("at")), "held": is_held}
 
     def _pull(self, held: HeldReplica, arguments: Arguments) -> dict[str, Any]:
         """Ask the primary for a newer version now (C5)."""

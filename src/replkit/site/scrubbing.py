@@ -6,17 +6,22 @@ block has a checksum. With ``repair`` the primary of this site sends the blocks 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from replkit.blocks.extent import Extent, normalise, total
 from replkit.contracts.scrub import scrub, scrub_volume
-from replkit.errors import CorruptRecordError, RecordMissingError
+from replkit.errors import CorruptRecordError, NotFoundError, RecordMissingError
+from replkit.recovery.refetch import incomplete_tags, tag_in
+from replkit.replication.root import read_root
 from replkit.site.bucketstate import is_in_bucket
+from replkit.site.control import ControlClient
 from replkit.site.jobs import Fields, Jobs, JobWorker
 from replkit.site.plugins import site_registry
-from replkit.site.resending import send_again
+from replkit.site.resending import TIMEOUT_S, send_again
 
 MAX_REPORTED = 1000
+TAGS_A_CALL = 100
 BLANK: Fields = {
     "checked": 0, "total": 0, "checked_blocks": 0, "damage": [], "damage_count": 0, "damaged_blocks": 0, "repair": None,
 }  # fmt: skip
@@ -35,10 +40,36 @@ class ScrubWorker(JobWorker):
 
     def _work(self) -> None:
         progress = lambda checked, total: self.note(checked=checked, total=total)  # noqa: E731 - said where it is used
+        tags = set()
         for sentence in scrub(self._save, progress):
             self._tell(sentence)
+            tags.add(tag_in(sentence.partition(": ")[0]))
+        for tag in self._incomplete() - tags:
+            self._tell(f"lists/{tag}: a record of this set is lost")
+            tags.add(tag)
+        if self._spec["repair"]:
+            self._refetch(sorted(tags - {""}))
         if is_in_bucket(self._spec["volume"]["url"]):
             self._repair(self._blocks())
+
+    def _incomplete(self) -> set[str]:
+        """Tags of sets that lack a record and were not trimmed meanwhile."""
+        with suppress(NotFoundError, CorruptRecordError):  # a root that is damaged was told
+            found = set(incomplete_tags(self._save, read_root(self._save)))
+            return found & set(incomplete_tags(self._save, read_root(self._save))) if found else found
+        return set()
+
+    def _refetch(self, tags: list[str]) -> None:
+        """Ask the process that holds the secondary."""
+        records, left = 0, list[str]()
+        with ControlClient(Path(self._spec["control"])) as client:
+            for at in range(0, len(tags), TAGS_A_CALL):
+                found = client.request(
+                    "refetch", answer_timeout_s=TIMEOUT_S, volume=self._spec["volume"]["name"],
+                    tags=tags[at : at + TAGS_A_CALL],
+                )  # fmt: skip
+                records, left = records + found["records"], left + found["left"]
+                self.note(repair={"blocks": 0, "number": None, "records": records, "left": left})
 
     def _tell(self, sentence: str) -> None:
         self._count += 1
@@ -63,7 +94,8 @@ class ScrubWorker(JobWorker):
         primary = self._spec["volume"]["bucket_of"]
         if self._spec["repair"] and extents and primary:
             number = send_again(Path(self._spec["control"]), primary, extents)
-            self.note(repair={"blocks": total(extents), "number": number})
+            records = self._found["repair"] or {"records": 0, "left": []}
+            self.note(repair={**records, "blocks": total(extents), "number": number})
 
 
 class Scrubs(Jobs):

@@ -14,7 +14,7 @@ from typing import Any
 from replkit import __version__
 from replkit.errors import ControlError, InvalidArgumentError, NotFoundError, ReplkitError, WrongRoleError
 from replkit.site.calls import MEMBER_CALLS, PEER_CALL
-from replkit.site.config import SiteConfig, bucket_of, load_config
+from replkit.site.config import SiteConfig, load_config
 from replkit.site.control import Arguments
 from replkit.site.controlserver import ControlServer
 from replkit.site.drift import needs_restart
@@ -50,6 +50,7 @@ VOLUME_COMMANDS = frozenset(
         "plan",
         "policy-set",
         "policy-show",
+        "refetch",
         "replica-add",
         "replica-catch-up",
         "replica-copy",
@@ -312,10 +313,12 @@ class Supervisor:
 
     def _scrub(self, arguments: Arguments) -> dict[str, Any]:
         name = self._volume_name(arguments)
-        if arguments.get("repair") and bucket_of(self._config, name) is None:
+        is_secondary = self._placed.roles[name] != "primary" and not volume_spec(self._config, name)["shared_with"]
+        if arguments.get("repair") and not is_secondary:
             raise WrongRoleError(
-                f"{name} is no secondary in a bucket that this site keeps: it has nothing to send again from",
-                hint="at the site of its primary: replkit verify --repair",
+                f"{name} is no secondary with a save volume of its own: nothing can be fetched again for it",
+                hint="blocks of a secondary are compared and sent again at the site of its primary: "
+                "replkit verify --repair",
             )
         return self._scrubs.begin(name, lambda: {**self._job_spec(name), "repair": bool(arguments.get("repair"))})
 
