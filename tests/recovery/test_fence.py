@@ -8,6 +8,7 @@ import pytest
 from replkit.contracts.position import Epoch
 from replkit.errors import DivergedError, FencedError, RefusedError
 from replkit.replication.root import read_root
+from replkit.replication.trimmer import members_floor
 from replkit.testing.sim.sites import VOLUME, Sites, block
 
 
@@ -254,3 +255,24 @@ def test_an_epoch_of_another_volume_of_the_same_name_fences_nobody() -> None:
             world.peer(world.sites[name].url).fence(Epoch(9, "x"), "another lineage")
     assert not is_fenced(world)
     assert world.b.secondary.root.fenced is None
+
+
+@pytest.mark.requirement("R9", "R8")
+def test_what_a_member_acknowledged_counts_no_more_when_an_epoch_begins_here() -> None:
+    """Invariant 7: it may have followed another primary meanwhile, to an earlier position, and will say so."""
+    world = Sites("ab")
+    world.a.write(0, block("0", 40))
+    world.follow(world.a, world.b)
+    for number in range(3):
+        world.a.write(number, block("x", 5))
+        world.a.primary.cut()
+    world.settle(lambda: world.a.primary.progress() == {"b": (world.a.primary.root.last.number,) * 2})
+    last = world.a.primary.root.last.number
+    assert world.a.primary.progress() == {"b": (last, last)}
+    world.a.primary.begin_epoch("decided")
+    assert world.a.primary.progress() == {"b": (0, 0)}
+    assert members_floor(world.a.save, world.a.primary.root) < last
+    world.a.write(9, block("y", 5))
+    world.a.primary.cut()
+    world.settle(lambda: world.a.primary.progress() == {"b": (world.a.primary.root.last.number,) * 2})
+    assert world.a.primary.progress() == {"b": (last + 1, last + 1)}

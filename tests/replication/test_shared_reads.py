@@ -6,9 +6,9 @@ import pytest
 from tests.replication.test_shared import Local
 
 from replkit.errors import RecordMissingError
-from replkit.replication.cells import ReadFloor, reads_cell
 from replkit.replication.root import load_struct
 from replkit.replication.set_reader import BlockReader
+from replkit.replication.shared_cells import ReadFloor, reads_cell
 from replkit.replication.view import PinnedView
 from replkit.testing.sim.machines import BLOCK_SIZE
 from replkit.testing.sim.model import read_all

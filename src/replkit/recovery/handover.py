@@ -160,8 +160,7 @@ class Draining:
 
     def _played(self, member: Member) -> Position:
         progress, _version = load_struct(self._replica.save, sent_cell(member.name), MemberProgress)
-        known = progress is not None and progress.copied == member.copy_id
-        played = progress.played if progress is not None and known else None
+        played = progress.played_by(member, self._replica.root.get()) if progress is not None else None
         return played or Position(Epoch(0, ""), 0, "")
 
     def _let_go(self) -> None:

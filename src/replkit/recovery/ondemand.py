@@ -89,7 +89,7 @@ def copy_between(primary: PrimaryReplica, name: str, older: str, newer: str) -> 
     found = differential(snapped, older, newer)
     base, stamp = (_stamp(snapped.snapshot(each)) for each in (older, newer))
     progress, _version = load_struct(primary.parts.save, sent_cell(name), MemberProgress)
-    at = progress.played if progress is not None and progress.copied == member.copy_id else None
+    at = progress.played_by(member, primary.root) if progress is not None else None
     if member.state != "following" or at != base:
         where = f"is {member.state}" if member.state != "following" else f"stands at {at}"
         raise WrongRoleError(

@@ -105,7 +105,7 @@ def plan_switchover(primary: PrimaryReplica, member: str) -> Plan:
     if found is None:
         raise NotFoundError(f"{parts.name} has no member {member}")
     progress, _version = load_struct(parts.save, sent_cell(member), MemberProgress)
-    received = progress.received if progress is not None else None
+    received = progress.received_by(found, root) if progress is not None else None
     first = received.number + 1 if received is not None else root.last.number + 1
     dirty = primary.volume.dirty_blocks
     reader = SetReader(parts.save, lambda: root, primary.volume.block_count)

@@ -332,14 +332,13 @@ def info_of(replica: AnyReplica) -> PeerInfo:
     members = []
     for member in root.members:
         progress, _version = load_struct(replica.parts.save, sent_cell(member.name), MemberProgress)
-        known = progress is not None and progress.copied == member.copy_id
         members.append(
             MemberInfo(
                 name=member.name,
                 state=member.state,
                 copy_id=member.copy_id,
-                received=progress.received if progress is not None and known else None,
-                played=progress.played if progress is not None and known else None,
+                received=progress.received_by(member, root) if progress is not None else None,
+                played=progress.played_by(member, root) if progress is not None else None,
             )
         )
     return PeerInfo(

@@ -56,21 +56,6 @@ def sent_cell(member: str) -> str:
     return f"sent.{member}"
 
 
-def played_cell(member: str) -> str:
-    """Cell of the player of a member that reads the primary's save volume itself (S2)."""
-    return f"played.{member}"
-
-
-def reads_cell(member: str) -> str:
-    """Cell of the reads of a member that reads the primary's save volume itself (S2)."""
-    return f"reads.{member}"
-
-
-def copied_cell(member: str) -> str:
-    """Cell of the new copy of a member that reads the primary's save volume itself (S2)."""
-    return f"copied.{member}"
-
-
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """What the copy of a member is limited to: the blocks that differ from what it has (R4; ``recovery``).
 
@@ -318,23 +303,6 @@ class DifferenceProgress(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int = 0
 
 
-class ReadFloor(msgspec.Struct, frozen=True, kw_only=True):
-    """No read of a member that shares the save volume names a set up to ``number``, now or ever; of one new copy."""
-
-    copy_id: str
-    number: int
-
-
-class SharedCopy(msgspec.Struct, frozen=True, kw_only=True):
-    """The new copy of a member that shares the save volume; at no boundary until ``done``."""
-
-    copy_id: str
-    stamp: Position
-    next_block: int = 0
-    cleared: bool = False
-    done: bool = False
-
-
 class Receiving(msgspec.Struct, frozen=True, kw_only=True):
     """The set whose chunks are arriving; a resumed transfer must be of this very set."""
 
@@ -377,6 +345,8 @@ class MemberProgress(msgspec.Struct, frozen=True, kw_only=True):
     updated_s: float = 0.0
     fenced_by: Epoch | None = None
     """An epoch that the member has met and that ends this one, or has its count (R9)."""
+    epoch: Epoch | None = None
+    """In which ``received`` and ``played`` were said; a version before this one did not note it."""
     ahead: Position | None = None
     """Where the member stands in this very epoch, though it was never cut here: a save volume was rolled back."""
 
@@ -384,9 +354,17 @@ class MemberProgress(msgspec.Struct, frozen=True, kw_only=True):
         """How far the copy that ``member`` is to get was made; that of an earlier member of its name is another."""
         return self.copy_next_block if self.copying == member.copy_id else 0
 
-    def received_number(self, member: Member) -> int:
-        """What ``member`` acknowledged of the copy that it has now; 0 before it said so (invariant 13)."""
-        return self.received.number if self.received is not None and self.copied == member.copy_id else 0
+    def received_by(self, member: Member, root: Root) -> Position | None:
+        """What ``member`` acknowledged of the copy that it has now, in this epoch; ``None`` before it said so."""
+        return self.received if self._counts(member, root) else None
+
+    def played_by(self, member: Member, root: Root) -> Position | None:
+        """The same of what it played."""
+        return self.played if self._counts(member, root) else None
+
+    def _counts(self, member: Member, root: Root) -> bool:
+        """A member may have followed another primary, to an earlier position, before an epoch began here (inv. 7)."""
+        return self.copied == member.copy_id and self.epoch in {None, root.epoch}
 
 
 HISTORY_LENGTH = 64
@@ -394,7 +372,7 @@ HISTORY_LENGTH = 64
 _BUILT = [
     msgspec.json.Decoder(kind)
     for kind in (
-        Root, Playing, CopyProgress, DifferenceProgress, ReadFloor, SharedCopy, Receiving, SetHistory, MemberProgress
+        Root, Playing, CopyProgress, DifferenceProgress, Receiving, SetHistory, MemberProgress
     )
 ]  # fmt: skip
 """Here, once: msgspec 0.22 crashes where two threads are the first to decode the same struct at the same time."""

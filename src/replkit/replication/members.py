@@ -18,17 +18,7 @@ from replkit.errors import (
     RecordMissingError,
     WrongRoleError,
 )
-from replkit.replication.cells import (
-    FOLLOWS,
-    Difference,
-    Member,
-    MemberProgress,
-    MemberState,
-    Root,
-    SharedCopy,
-    copied_cell,
-    sent_cell,
-)
+from replkit.replication.cells import FOLLOWS, Difference, Member, MemberProgress, MemberState, Root, sent_cell
 from replkit.replication.cutter import Cutter
 from replkit.replication.difference import delete_list
 from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after
@@ -37,6 +27,7 @@ from replkit.replication.logged import LoggedVolume
 from replkit.replication.new_copy import add_member, change_member, find_member
 from replkit.replication.replica import Replica
 from replkit.replication.root import load_struct
+from replkit.replication.shared_cells import SharedCopy, copied_cell
 from replkit.replication.snapshot_names import COMPARED
 from replkit.snapshot.records import SnapshotRecord
 

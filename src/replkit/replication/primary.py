@@ -247,9 +247,10 @@ class PrimaryReplica:
 
     def progress(self) -> dict[str, tuple[int, int] | None]:
         """Newest numbers that each member has received and played; ``None`` before its new copy is complete."""
+        root = self._replica.root.get()
         return {
-            member.name: None if member.state == "copying" else self._acknowledged(member)[:2]
-            for member in self._replica.root.get().members
+            member.name: None if member.state == "copying" else self._acknowledged(root, member)[:2]
+            for member in root.members
         }
 
     def close(self, *, clean: bool = True) -> None:
@@ -263,7 +264,7 @@ class PrimaryReplica:
             self.volume.close()
 
     def _member_status(self, root: Root, member: Member) -> dict[str, object]:
-        received, played, progress = self._acknowledged(member)
+        received, played, progress = self._acknowledged(root, member)
         return {
             "name": member.name,
             "url": member.url,
@@ -280,11 +281,11 @@ class PrimaryReplica:
             "updated_s": progress.updated_s,
         }
 
-    def _acknowledged(self, member: Member) -> tuple[int, int, MemberProgress]:
+    def _acknowledged(self, root: Root, member: Member) -> tuple[int, int, MemberProgress]:
         progress, _version = load_struct(self._replica.save, sent_cell(member.name), MemberProgress)
         progress = progress or MemberProgress()
-        played = played_number(self._replica.save, member)
-        return max(progress.received_number(member), played), played, progress
+        received, played = progress.received_by(member, root), played_number(self._replica.save, root, member)
+        return max(received.number if received is not None else 0, played), played, progress
 
     def _set_paused(self, member: str | None, paused: bool) -> None:
         if member is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from replkit.contracts.savevolume import SaveVolume
-from replkit.replication.cells import Member, ReadFloor, reads_cell
+from replkit.replication.cells import Member
 from replkit.replication.root import load_struct
+from replkit.replication.shared_cells import ReadFloor, reads_cell
 
 
 def floor_of_reads(save: SaveVolume, member: Member) -> int:

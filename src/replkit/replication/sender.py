@@ -247,7 +247,7 @@ class Sender:
         if needs_copy:
             self._progress.change(copying=member.copy_id, copy_next_block=self._outbox.copy_from)
         self._progress.change(
-            received=body.received, played=played, copied=copied, last_error="",
+            received=body.received, played=played, copied=copied, epoch=self._epoch, last_error="",
             state="copying" if needs_copy else "following",
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ from replkit.contracts.savevolume import SaveVolume
 from replkit.contracts.volume import BlockVolume
 from replkit.deltaset.chunk import decode_chunk
 from replkit.errors import NotFoundError
-from replkit.replication.cells import Base, Member, ReadFloor, Root, SharedCopy, copied_cell, played_cell, reads_cell
+from replkit.replication.cells import Base, Member, Root
 from replkit.replication.new_copy import CopySource, find_member, read_chunks
 from replkit.replication.outbox import RootReaderTable
 from replkit.replication.playback import write_chunk
@@ -25,6 +25,7 @@ from replkit.replication.player import Player
 from replkit.replication.policy import load_policy
 from replkit.replication.primary import Service
 from replkit.replication.root import StructCell, read_root
+from replkit.replication.shared_cells import ReadFloor, SharedCopy, copied_cell, played_cell, reads_cell
 from replkit.replication.view import PinnedView, View, consistency_check
 from replkit.snapshot.reader import SnapshotReader
 

@@ -15,22 +15,14 @@ from replkit.contracts.savevolume import Partition, SaveVolume
 from replkit.deltaset.keys import parse_set_tag
 from replkit.errors import InvalidArgumentError
 from replkit.replication.branches import is_in_branch
-from replkit.replication.cells import (
-    Member,
-    MemberProgress,
-    Playing,
-    Root,
-    SharedCopy,
-    copied_cell,
-    played_cell,
-    sent_cell,
-)
+from replkit.replication.cells import Member, MemberProgress, Playing, Root, sent_cell
 from replkit.replication.directory import forget_before, numbers_between, span_of, tag_of
 from replkit.replication.policy import load_policy
 from replkit.replication.reads import floor_of_reads
 from replkit.replication.replica import Replica
 from replkit.replication.root import load_struct
 from replkit.replication.set_writer import delete_set
+from replkit.replication.shared_cells import SharedCopy, copied_cell, played_cell
 from replkit.replication.snapshot_names import COMPARED
 
 SETS_A_STEP = 32
@@ -138,14 +130,14 @@ def members_floor(save: SaveVolume, root: Root) -> int:
     floor = root.last.number
     for member in root.members:
         if member.state != "stale":
-            done = min(played_number(save, member), floor_of_reads(save, member))
+            done = min(played_number(save, root, member), floor_of_reads(save, member))
             if member.on_demand and (member.until is None or member.until <= done):
                 continue
             floor = min(floor, max(member.hold, done))
     return floor
 
 
-def played_number(save: SaveVolume, member: Member) -> int:
+def played_number(save: SaveVolume, root: Root, member: Member) -> int:
     """What a member has played of the copy that it has now; 0 before its copy is done."""
     position: Position | None = None
     if member.shared:
@@ -157,7 +149,7 @@ def played_number(save: SaveVolume, member: Member) -> int:
             position = copy.stamp  # no set was played after the copy yet
     else:
         progress, _version = load_struct(save, sent_cell(member.name), MemberProgress)
-        position = progress.played if progress is not None and progress.copied == member.copy_id else None
+        position = progress.played_by(member, root) if progress is not None else None
     return position.number if position is not None else 0
 
 

@@ -90,14 +90,13 @@ class Checker(SecondaryChecks):
         if its.role != "secondary" or its.epoch != root.epoch or not its.is_at_boundary or target.replica is None:
             return
         progress = msgspec.json.decode(cell.value, type=MemberProgress)
-        if progress.copied != member.copy_id:
-            return
-        if progress.received is not None and progress.received.number > its.last.number:
-            self.fail(7, member.name, f"acknowledged {progress.received}, only {its.last} is durable")
-        if isinstance(target.replica, SecondaryReplica) and progress.played is not None and not target.needs_restart:
-            played = target.replica.player.position
-            if progress.played.number > played.number:
-                self.fail(7, member.name, f"acknowledged {progress.played} as played, only {played} is")
+        received, played = progress.received_by(member, root), progress.played_by(member, root)
+        if received is not None and received.number > its.last.number:
+            self.fail(7, member.name, f"acknowledged {received}, only {its.last} is durable")
+        if isinstance(target.replica, SecondaryReplica) and played is not None and not target.needs_restart:
+            position = target.replica.player.position
+            if played.number > position.number:
+                self.fail(7, member.name, f"acknowledged {played} as played, only {position} is")
 
     def _check_kept(self, site: FaultSite, root: Root) -> None:
         """Invariant 7: what a member has not played is there, unless it is stale or a later set spans it."""
