@@ -283,3 +283,17 @@ def test_snapshots_and_their_save_areas_outlive_a_shrink_a_growth_and_deletions(
     world.snapped.delete_snapshot("c")
     assert world.read(BLOCKS - 4, 4, "a") == [1] * 4
     assert list(world.snapped.open_snapshot("a").in_use()) == [Extent(BLOCKS - 4, 4)]
+
+
+@pytest.mark.requirement("X5", "R9")
+@pytest.mark.parametrize("blocks", [BLOCKS + 1, BLOCKS - 1, 1])
+def test_where_a_role_is_over_the_size_stays_too(world, blocks):
+    """Invariant 8: a fenced primary took no write, and could be made larger, or smaller where nothing was in use."""
+    world.write(0, 1)
+    world.stack.refuse_writes(WrongRoleError("this role is over"))
+    with pytest.raises(WrongRoleError, match="this role is over"):
+        world.stack.resize(blocks * SIZE)
+    assert world.disk.size_bytes == BLOCKS * SIZE
+    world.stack.refuse_writes(None)
+    world.stack.resize(blocks * SIZE)
+    assert world.disk.size_bytes == blocks * SIZE

@@ -253,7 +253,8 @@ class LoggedVolume(BlockVolume):
         resize_stack(self, self.snapped, size_bytes)
 
     def check_resize(self) -> None:
-        """``LocalProtocolError`` while a cut is open: its maps have the old size."""
+        """``LocalProtocolError`` while a cut is open, as its maps have the old size; the refusal where writes end."""
+        self._check_role()
         if self._cut is not None:
             raise LocalProtocolError("a cut is open: finish or abandon it before the volume is resized")
 

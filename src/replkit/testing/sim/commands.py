@@ -19,6 +19,9 @@ from replkit.testing.sim.sites import VOLUME
 from replkit.testing.sim.topology import FaultSite, Topology
 from replkit.testing.sim.workload import Event
 
+IMPATIENT = 6
+"""With so much patience spent an operator gives up handovers that do not end, and room that snapshots hold."""
+
 
 class Commands:
     """Changes of role, each told to the checker before it is made."""
@@ -34,7 +37,7 @@ class Commands:
             "cancel": lambda site, _event: cancel_handover(site.primary),
             "full-copy": self._full_copy,
             "drop-salvage": self._drop_salvage,
-            "operate": lambda _site, _event: Operator(self).pass_once(),
+            "operate": lambda _site, event: Operator(self).pass_once(0 if event.a else IMPATIENT),
         }
 
     def _site(self, name: str) -> FaultSite:
@@ -43,11 +46,11 @@ class Commands:
     def _promote(self, site: FaultSite, event: Event) -> None:
         self.promote(site, "now" if event.a else "received", f"p{event.b}")
 
-    def promote(self, site: FaultSite, mode: str, request: str) -> None:
-        """Failover to a site."""
+    def promote(self, site: FaultSite, mode: str, request: str, *, force: bool = False) -> None:
+        """Failover to a site; with ``force`` also to one that granted its role to a site that is lost."""
         before, crashes = site.durable_root(), site.crashes
         with self._allowed(site):
-            site.secondary.promote(mode, None, request)  # type: ignore[arg-type]
+            site.secondary.promote(mode, None, request, force=force)  # type: ignore[arg-type]
             self.checker.promoted(site, before, site.crashes != crashes)
             site.reopen()
 
@@ -163,15 +166,20 @@ class Operator:
         return False
 
     def _choose_primary(self, patience: int) -> None:
-        """Nobody is a primary: a granted role may be on its way; else the best member is promoted."""
+        """Nobody is a primary: a granted role may be on its way; else the best member is promoted.
+
+        A site that granted its role comes last: then the one that has it was lost, as a clone took its place.
+        """
         roots = [(each, each.durable_root()) for each in self._sites]
-        if any(state_of(root) is State.GRANTED for _site, root in roots) and patience < 6:
+        granted = [each for each, root in roots if state_of(root) is State.GRANTED]
+        if granted and patience < IMPATIENT:
             return
-        able = [each for each, root in roots if root.role == "secondary" and root.is_at_boundary]
-        if able:
-            best = max(able, key=_rank)
+        standing = [each for each, root in roots if root.role == "secondary" and root.is_at_boundary]
+        able = [each for each in standing if each not in granted]
+        if standing:
+            best = max(able or standing, key=_rank)
             mode = "now" if patience % 2 else "received"
-            self._commands.promote(best, mode, f"o{self._checker.next_stamp()}")
+            self._commands.promote(best, mode, f"o{self._checker.next_stamp()}", force=not able)
 
     def _make_room(self, patience: int) -> None:
         """Where playback or a writer waits for room for before-images, the oldest held snapshots go, salvage last."""

@@ -37,3 +37,21 @@ class Coverage:
             row = ["-" if (fault, phase) in cannot else str(self.cells[fault, phase] or "!") for phase in phases]
             lines.append(f"{fault:<{width}}" + "".join(f"{cell:>7}" for cell in row))
         return "\n".join(lines)
+
+
+def _cannot() -> frozenset[tuple[str, str]]:
+    """Cells that no run can meet, with the reason here.
+
+    A process is left over only at a primary, which is what has something to publish, and senders are only there. An
+    empty site makes no calls, and is no image to clone. A fenced primary takes no write, discard or resize, so nothing
+    writes to its disk.
+    """
+    secondaries = ("granted", "empty", "copying", "following", "asking", "resyncing", "playing")
+    cells = {(fault, phase) for fault in ("fenced process", "duplicate session") for phase in secondaries}
+    cells |= {("clone", phase) for phase in ("empty", "copying", "asking", "resyncing")}
+    cells |= {("write error", "fenced"), ("disk full", "fenced")}
+    cells |= {("lost reply", "empty"), ("rot", "empty"), ("misdirected read", "empty")}
+    return frozenset(cells)
+
+
+CANNOT = _cannot()

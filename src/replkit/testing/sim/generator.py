@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 
 from replkit.replication.primary import PrimaryReplica
-from replkit.testing.sim.faults import KINDS, phase_of
+from replkit.testing.sim.aiming import Aims
+from replkit.testing.sim.faults import KINDS
 from replkit.testing.sim.topology import FaultSite, Options, Topology
-from replkit.testing.sim.workload import Event
+from replkit.testing.sim.workload import STEPS, Event
 
-STEPS = "step"
-"""One step of one service: the kind of most events."""
 COMMANDS: dict[str, int] = {
     "cut": 10,
     "snapshot": 4,
@@ -42,9 +41,6 @@ COMMANDS: dict[str, int] = {
     "operate": 24,
 }
 ALWAYS = {"cut", "operate", "add", "resume"}
-RARE = {"fenced", "draining", "granted", "empty", "copying", "asking", "resyncing", "giving a difference", "playing"}
-"""Phases that pass quickly: some faults are aimed at them, or they would hardly ever be met there."""
-LOOK_EVERY, STEPS_AFTER = 5, 6
 
 
 class Generator:
@@ -71,8 +67,8 @@ class Generator:
         self._command_rate = chance.choice((0.02, 0.04, 0.08))
         self._names = list(self._commands)
         self._weights = list(self._commands.values())
-        self._aim_rate = chance.choice((0.0, 0.1, 0.3)) if self._fault_rate else 0.0
-        self._aimed, self._steps_left = "", 0
+        rate = chance.choice((0.0, 0.1, 0.3)) if self._fault_rate else 0.0
+        self.aims = Aims(chance, self.kinds, rate, write=self._write, commands=self._commands, without=without)
         self._last = (0, 1)
         self._count = 0
 
@@ -80,7 +76,7 @@ class Generator:
         """The next event."""
         self._count += 1
         chance, sites = self.random, world.fault_sites
-        aimed = self._aim(world)
+        aimed = self.aims.draw(world)
         if aimed is not None:
             return aimed
         what = chance.random()
@@ -98,20 +94,6 @@ class Generator:
         if not up:
             return Event("sleep", next(iter(sites)), a=1)
         return self._step(up[int(chance.random() * len(up))])
-
-    def _aim(self, world: Topology) -> Event | None:
-        """A fault at a site in a rare phase, and then steps of it, so that the fault meets that phase."""
-        chance = self.random
-        if self._steps_left:
-            self._steps_left -= 1
-            return self._step(world.fault_sites[self._aimed])
-        if not self._aim_rate or self._count % LOOK_EVERY or chance.random() >= self._aim_rate:
-            return None
-        rare = [site for site in world.fault_sites.values() if not site.is_paused and phase_of(site) in RARE]
-        if not rare:
-            return None
-        self._aimed, self._steps_left = chance.choice(rare).name, STEPS_AFTER
-        return self._fault(world, self._aimed)
 
     def _step(self, site: FaultSite) -> Event:
         chance = self.random
@@ -158,10 +140,10 @@ class Generator:
             number %= 3
         return Event(kind, site, other, number, self._count)
 
-    def _fault(self, world: Topology, aimed: str = "") -> Event:
-        """A fault somewhere, or one that comes true soon at the site at which it is aimed."""
+    def _fault(self, world: Topology) -> Event:
+        """A fault somewhere."""
         chance, names = self.random, list(world.fault_sites)
-        kind, site = chance.choice(self.kinds), aimed or chance.choice(names)
+        kind, site = chance.choice(self.kinds), chance.choice(names)
         other = chance.choice([name for name in names if name != site] or names)
         what = chance.random()
         if kind in {"partition", "one-way partition", "slow peer"} and what < 0.5:
@@ -174,5 +156,5 @@ class Generator:
                 return Event(kind, primary.name, chance.choice(sorted(primary.senders)))
         if kind == "clock jump":
             return Event(kind, site, "", chance.randrange(1000))
-        reach = 4 if aimed else 40 if kind in {"power failure", "link cut", "garbled payload"} else 12
+        reach = 40 if kind in {"power failure", "link cut", "garbled payload"} else 12
         return Event(kind, site, other, chance.randrange(1, reach))

@@ -10,27 +10,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, field
 from itertools import count, islice
 
-from replkit.testing.sim.coverage import Coverage
+from replkit.testing.sim.coverage import CANNOT, Coverage
 from replkit.testing.sim.faults import KINDS, PHASES
 from replkit.testing.sim.simulation import Outcome, run_seed
 
 ALL_PHASES = (*dict.fromkeys(PHASES.values()), "cutting", "giving a copy", "giving a difference", "playing")
-
-
-def _cannot() -> frozenset[tuple[str, str]]:
-    """Cells that no run can meet, with the reason here.
-
-    A process is left over only at a primary, which is what has something to publish, and senders are only there. An
-    empty site makes no calls, and is no image to clone.
-    """
-    secondaries = ("granted", "empty", "copying", "following", "asking", "resyncing", "playing")
-    cells = {(fault, phase) for fault in ("fenced process", "duplicate session") for phase in secondaries}
-    cells |= {("clone", phase) for phase in ("empty", "copying", "asking", "resyncing")}
-    cells |= {("lost reply", "empty"), ("rot", "empty"), ("misdirected read", "empty")}
-    return frozenset(cells)
-
-
-CANNOT = _cannot()
 
 
 @dataclass(kw_only=True)

@@ -14,11 +14,11 @@ from replkit.testing.sim.checker import BrokenInvariantError, Checker
 from replkit.testing.sim.commands import Commands, Operator
 from replkit.testing.sim.coverage import Coverage
 from replkit.testing.sim.faults import STORE_FAULTS, Faults, phase_of
-from replkit.testing.sim.generator import STEPS, Generator
+from replkit.testing.sim.generator import Generator
 from replkit.testing.sim.scale import small_sizes
 from replkit.testing.sim.sites import Sites
 from replkit.testing.sim.topology import Devices, FaultSite, MakeSite, Options, StuckError, Topology
-from replkit.testing.sim.workload import Event, Workload
+from replkit.testing.sim.workload import STEPS, Event, Workload
 
 HEAL_ROUNDS = 400
 ROUNDS_A_PASS = 8
@@ -59,6 +59,7 @@ class Simulation:
         devices = devices or Devices()
         self.generator = Generator(seed, devices.without)
         self.checker, self.coverage = Checker(blind), Coverage()
+        self.generator.aims.met = self.coverage.cells
         self.checker.on_closing = self._closing
         self.counts: Counter[str] = Counter()
         options = devices.options(options or self.generator.options)

@@ -19,6 +19,8 @@ from replkit.testing.sim.model import read_all
 from replkit.testing.sim.sites import VOLUME
 from replkit.testing.sim.topology import FaultSite, Topology
 
+STEPS = "step"
+"""One step of one service: the kind of most events."""
 _STAMP = struct.Struct("<QII")
 
 
