@@ -27,6 +27,12 @@ step a members 0 0; step a send:b 0 0; step a send:b 0 0; step a send:c 0 0; ste
 clone b a 5 0; step c receive 0 0; operate a c 8 544; lost_reply c b 4 0; snapshot c c 0 684; step c trimmer 0 0
 zero c - 61 3; operate c c 3 750; step c members 0 0; write c - 55 8
 """
+REMOVED = """
+operate a c 2 152; step a members 0 0; step a send:b 0 0; step b receive 0 0; step a send:b 0 0; step a send:b 0 0
+step b receive 0 0; promote b - 1 328; write b - 18 8; write b - 5 8; operate b a 6 624; step a resync 0 0
+step b send:a 0 0; step a receive 0 0; discard b - 45 2; step b members 0 0; step b send:a 0 0; step b send:a 0 0
+sync_error a b 3 0; step b send:a 0 0; step a receive 0 0; remove b a 8 884
+"""
 
 
 def events(script: str) -> list[Event]:
@@ -46,6 +52,7 @@ def events(script: str) -> list[Event]:
         pytest.param(
             1013, Options(names="abcd", blocks=48, sets_bytes=90112, areas_bytes=24576), SMALLER, id="made smaller"
         ),
+        pytest.param(9, Options(names="abc"), REMOVED, id="removed and added again"),
         pytest.param(673, Options(names="abc", blocks=64), JOINED_TOGETHER, id="joined together"),
     ],
 )

@@ -99,8 +99,8 @@ def staged_tag(root: Root, progress: DifferenceProgress | None) -> str:
     return progress.tag if is_of_it else ""
 
 
-def put_difference_header(replica: Replica, progress: DifferenceProgress, volume_size_bytes: int) -> None:
-    """Make the set of a difference whole. What was put before a crash is put again, as nothing names it yet."""
+def difference_header(replica: Replica, progress: DifferenceProgress, volume_size_bytes: int) -> SetHeader:
+    """The header of the set that the chunks of a difference are; it counts the blocks that have come."""
     save, tag = replica.save, progress.tag
     number, writer = parse_set_tag(tag)
     digest = SetDigest()
@@ -114,7 +114,7 @@ def put_difference_header(replica: Replica, progress: DifferenceProgress, volume
     inner = number - progress.base.number - 1
     if inner > MAX_IDENTITIES:
         inner = 0
-    header = SetHeader(
+    return SetHeader(
         lineage=replica.root.get().lineage,
         epoch=progress.stamp.epoch,
         first_number=number - inner,
@@ -131,6 +131,10 @@ def put_difference_header(replica: Replica, progress: DifferenceProgress, volume
         writer=writer,
         digest=digest.hexdigest(),
     )
+
+
+def put_difference_header(save: SaveVolume, tag: str, header: SetHeader) -> None:
+    """Make the set of a difference whole. What was put before a crash is put again, as nothing names it yet."""
     save.delete([header_key(tag)])
     put_header(save, tag, encode_header(header))
 

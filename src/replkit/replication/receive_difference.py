@@ -8,6 +8,8 @@ says how far it is durable; what lies beyond is deleted when it goes on, and sen
 
 from __future__ import annotations
 
+import msgspec
+
 from replkit.contracts.buffers import Buffer
 from replkit.contracts.position import Position
 from replkit.contracts.savevolume import Partition
@@ -20,6 +22,7 @@ from replkit.rcp import messages as m
 from replkit.replication.cells import DIFFERENCE, DifferenceProgress, Root
 from replkit.replication.difference_set import (
     begin_difference,
+    difference_header,
     drop_from,
     end_difference,
     put_difference_header,
@@ -133,13 +136,30 @@ class DifferenceInbox:
             self._flush()
             progress = self._cell.get() or progress
             if progress.stamp != progress.base:
-                put_difference_header(self._replica, progress, begun.volume_size_bytes)
+                self._put_header(progress, begun)
             was_readable = self._replica.root.get().is_at_boundary
             self._replica.root.mutate(lambda now: end_difference(now, progress))
             self._progress = None
             if not was_readable:
                 self._player.reset()
         return m.CopyDone(copy_id=body.copy_id)
+
+    def _put_header(self, progress: DifferenceProgress, begun: m.CopyBegin) -> None:
+        """Name the set, if all of it is there; else it is to be sent from its beginning (invariant 5).
+
+        The same difference may have been begun before, of another snapshot: whoever goes on with that one leaves out
+        what was durable of it.
+        """
+        header = difference_header(self._replica, progress, begun.volume_size_bytes)
+        if header.block_count != begun.block_count:
+            fresh = msgspec.structs.replace(progress, next_block=0, chunks=0)
+            self._cell.set(fresh)
+            drop_from(self._replica.save, fresh)
+            self._progress = None
+            raise ProtocolError(
+                f"copy {begun.copy_id} to {begun.stamp} ends, and some of its {begun.block_count} blocks did not come"
+            )
+        put_difference_header(self._replica.save, progress.tag, header)
 
     def _begin_anew(self, root: Root, body: m.CopyBegin, base: Position) -> DifferenceProgress:
         """The cell first: it counts for nothing until the root is of the same difference."""
