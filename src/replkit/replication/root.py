@@ -37,12 +37,45 @@ def decode_struct(cell: str, value: bytes, kind: type[Struct]) -> Struct | None:
 
 def read_root(save: SaveVolume) -> Root:
     """The root as it is now, for readers; ``NotFoundError`` where none was ever made."""
-    root, _version = load_struct(save, ROOT, Root)
+    root, _version = load_root(save)
     if root is None:
         raise NotFoundError("the save volume has no root: it was never used by a replica")
-    if root.format != ROOT_FORMAT:
-        raise CorruptRecordError(f"cell {ROOT} has format {root.format}; this version knows {ROOT_FORMAT}")
     return root
+
+
+def load_root(save: SaveVolume) -> tuple[Root | None, int]:
+    """The root and its version; ``CorruptRecordError``, too, where another version of replkit wrote it."""
+    value, version = save.load(ROOT)
+    try:
+        root = decode_struct(ROOT, value, Root)
+    except CorruptRecordError as error:
+        found = _format_of(value)
+        if found == ROOT_FORMAT:
+            raise
+        raise _other_format(found) from error
+    if root is not None and root.format != ROOT_FORMAT:
+        raise _other_format(root.format)
+    return root, version
+
+
+class _Format(msgspec.Struct):
+    """What every version of the root says."""
+
+    format: int
+
+
+def _format_of(value: bytes) -> int:
+    """The format that a root says; one that says none is damaged, not of another format."""
+    try:
+        return msgspec.json.decode(value, type=_Format).format
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ROOT_FORMAT
+
+
+def _other_format(found: int) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"cell {ROOT} has format {found}; this version knows {ROOT_FORMAT}", hint="use the replkit that wrote it"
+    )
 
 
 def new_root(runtime: Runtime, role: Role) -> Root:
@@ -81,8 +114,8 @@ class RootCell:
     def claim(cls, save: SaveVolume, runtime: Runtime, role: Role) -> RootCell:
         """Take the save volume: make its root if there is none, and put our owner token into it."""
         cell = cls(save, runtime)
-        root, cell._version = load_struct(save, ROOT, Root)
-        root = read_root(save) if root is not None else new_root(runtime, role)
+        root, cell._version = load_root(save)
+        root = root if root is not None else new_root(runtime, role)
         cell.writer = runtime.random_bytes(6).hex()
         cell._root = root
         cell.mutate(lambda now: msgspec.structs.replace(now, owner=cell.writer))
@@ -133,7 +166,7 @@ class RootCell:
     def _adopt_own(self) -> bool:
         """Take the root as the store has it, if it is newer than what is known here and still ours."""
         try:
-            root, version = load_struct(self._save, ROOT, Root)
+            root, version = load_root(self._save)
         except StoreUnavailableError:
             return False
         self._is_in_doubt = False

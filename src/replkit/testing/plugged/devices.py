@@ -19,8 +19,8 @@ from replkit.testing.sim.plug import Plug
 from replkit.testing.sim.topology import Devices, Options, Watch
 
 _AMPLE_BYTES: Final = 1 << 30
-_IMAGES: Final = frozenset({"clone", "rollback", "save state"})
-"""Faults that copy the image of a machine: a save volume's cells cannot go back to an older version."""
+_IMAGES: Final = frozenset({"clone", "rollback", "save state", "newer format"})
+"""Events that copy the image of a machine: a save volume's cells cannot go back to an older version."""
 
 
 class PluggedDevices(Devices):

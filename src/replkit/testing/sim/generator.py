@@ -38,8 +38,16 @@ COMMANDS: dict[str, int] = {
     "cancel": 1,
     "full-copy": 1,
     "drop-salvage": 1,
+    "upgrade": 2,
+    "downgrade": 2,
+    "newer format": 1,
     "operate": 24,
 }
+AT_ANY = {
+    "promote", "pin", "read-pin", "unpin", "full-copy", "restart", "drop-salvage", "policy", "upgrade", "downgrade",
+    "newer format",
+}  # fmt: skip
+"""Commands at any site, not only at a primary."""
 ALWAYS = {"cut", "operate", "add", "resume"}
 
 
@@ -128,7 +136,7 @@ class Generator:
         primary, other = self._primary(world), chance.choice(names)
         site = primary.name if primary is not None else names[0]
         number = chance.randrange(12)
-        if kind in {"promote", "pin", "read-pin", "unpin", "full-copy", "restart", "drop-salvage", "policy"}:
+        if kind in AT_ANY:
             return Event(kind, other, "", number if kind == "policy" else number % 3 // 2, self._count)
         if kind in {"resync", "rewind"}:
             return Event(kind, other, site)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
+import msgspec
+
 from replkit.contracts.buffers import Buffer
 from replkit.contracts.message import Message
 from replkit.contracts.transport import Link
 from replkit.errors import LinkClosedError, LinkTimeoutError
+from replkit.rcp import messages as m
 from replkit.testing.sim.network import SimLink, SimNetwork
+
+ADDED_LATER: Final[dict[str, Any]] = {"added_later": {"offers": ["x"], "count": 7}}
+"""What the next version says in a hello, a refusal or a call, and this one does not know."""
 
 
 class FaultNetwork(SimNetwork):
@@ -23,6 +31,8 @@ class FaultNetwork(SimNetwork):
         self.garbled_at = ""
         """The site at which that was."""
         self.broke = False
+        self.offers: dict[str, tuple[int, ...]] = {}
+        """Sites that run the next version, and the versions of RCP that their hellos offer."""
 
     def connect_from(self, source: str, url: str) -> Link:
         """A link from a site to whoever listens at ``url``."""
@@ -80,6 +90,11 @@ class FaultLink(SimLink):
         self.faults, self.here, self.there = network, here, there
         self._looks = 0
 
+    def send(self, message: Message, timeout_s: float) -> None:
+        """As the version that the site runs says it."""
+        offers = self.faults.offers.get(self.here)
+        super().send(message if offers is None else as_offered(message, offers), timeout_s)
+
     def receive(self, timeout_s: float) -> Message | None:
         """The next message, unless it is still on its way."""
         faults, way = self.faults, (self.there, self.here)
@@ -104,3 +119,14 @@ class Port:
 
     def connect(self, url: str, timeout_s: float) -> Link:  # noqa: ARG002 - never waits
         return self._network.connect_from(self._source, url)
+
+
+def as_offered(message: Message, offers: tuple[int, ...]) -> Message:
+    """A message as the next version would send it: more may only be said in a hello and in a refusal."""
+    if message.kind not in {m.Hello.KIND, m.Refuse.KIND}:
+        return message
+    body: dict[str, Any] = msgspec.msgpack.decode(message.body)
+    if message.kind == m.Hello.KIND:
+        body["versions"] = list(offers)
+    body |= ADDED_LATER
+    return Message(message.kind, msgspec.msgpack.encode(body), message.payload)

@@ -18,6 +18,7 @@ from replkit.testing.sim.generator import Generator
 from replkit.testing.sim.scale import small_sizes
 from replkit.testing.sim.sites import Sites
 from replkit.testing.sim.topology import Devices, FaultSite, MakeSite, Options, StuckError, Topology
+from replkit.testing.sim.versions import Versions
 from replkit.testing.sim.workload import STEPS, Event, Workload
 
 HEAL_ROUNDS = 400
@@ -67,7 +68,10 @@ class Simulation:
         self.workload = Workload(self.world, self.checker)
         self.commands = Commands(self.world, self.checker)
         self.faults = Faults(self.world, self.checker, self.coverage)
-        self.actions = {**self.workload.actions, **self.commands.actions, **self.faults.actions}
+        self.versions = Versions(self.world, self.checker)
+        self.actions = {
+            **self.workload.actions, **self.commands.actions, **self.faults.actions, **self.versions.actions,
+        }  # fmt: skip
         self._phase, self._phase_of = "", ""
         self._hash = xxh3_64()
         self._started_s = self.world.runtime.monotonic()
@@ -189,6 +193,7 @@ class Simulation:
     def heal(self) -> None:
         """Faults end, an operator cares for all: one primary, all others its equal members."""
         self.faults.calm()
+        self.versions.calm()
         for name in list(self.workload.pins):
             self._act(self.world.fault_sites[name], Event("unpin", name))
         for site in self.world.fault_sites.values():

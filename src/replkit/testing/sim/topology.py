@@ -21,7 +21,7 @@ from replkit.replication.secondary import SecondaryReplica
 from replkit.replication.sender import Sender
 from replkit.testing.crashing import PowerFailure
 from replkit.testing.sim.devices import FaultDisk, FaultSave
-from replkit.testing.sim.links import FaultNetwork, Port
+from replkit.testing.sim.links import ADDED_LATER, FaultNetwork, Port
 from replkit.testing.sim.plug import Plug
 from replkit.testing.sim.simruntime import SimRuntime, StuckError, WouldWaitError
 from replkit.testing.sim.sites import VOLUME, Recorder, Site, Sites
@@ -326,6 +326,8 @@ class Topology(Sites):
                 raise LinkTimeoutError(f"no answer from {url}")
             if self.net.breaks_now():
                 raise LinkClosedError(f"the link to {url} broke")
+            if source in self.net.offers:
+                arguments = {**arguments, **ADDED_LATER}
             result, back = site.answer(name, arguments, self.net.garble(payload, target))
             self.calls += 1
             if self._calls_left is not None:
@@ -339,6 +341,8 @@ class Topology(Sites):
                 raise LinkTimeoutError(f"no answer from {url}")
             if self.net.breaks_now():
                 raise LinkClosedError(f"the link to {url} broke before the reply")
+            if target in self.net.offers:
+                result = {**result, **ADDED_LATER}
             return result, self.net.garble(back, source)
 
         return Peer(call, volume)
