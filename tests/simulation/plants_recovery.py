@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from tests.simulation.planting import Plant, nothing, put, wrap
 
 from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.position import Epoch
 from replkit.recovery import demotion
 from replkit.recovery.fence import Fence
-from replkit.replication import difference, receive_difference, receiver
+from replkit.replication import difference, receive_difference, receiver, secondary
 from replkit.replication import promotion as promoting
 from replkit.replication.logged import LoggedVolume
 from replkit.replication.root import ROOT, RootCell
@@ -99,6 +100,11 @@ def _unmarked(as_secondary: Any) -> Any:
     return lambda *args: msgspec.structs.replace(as_secondary(*args), resync=None)
 
 
+def _lets_all_in(patch: pytest.MonkeyPatch) -> None:
+    for module in (secondary, receiver):
+        patch.setattr(module, "check_hello", nothing)
+
+
 PLANTS = (
     Plant(
         "promoted-in-mid-resync",
@@ -138,7 +144,7 @@ PLANTS = (
         "wrong-authority",
         8,
         "a member follows whoever connects",
-        put(receiver, "check_hello", nothing),
+        _lets_all_in,
         "the wrong copy as authority (Longhorn)",
     ),
     Plant("epoch-not-raised", 8, "a promotion keeps the count", wrap(promoting, "next_epoch", _same_count)),

@@ -39,7 +39,7 @@ def test_a_script_is_run_as_it_was_drawn() -> None:
 
 @pytest.mark.requirement("X3", "U1", "R1", "R4", "R7", "R9")
 def test_some_seeds_break_no_invariant() -> None:
-    summary = run_seeds(0, 12, 600)
+    summary = run_seeds(0, 24, 600)
     assert not summary.failures, [outcome.error for outcome in summary.failures]
     assert summary.counts["epochs"] > summary.seeds
     assert summary.counts["resync"] > 2

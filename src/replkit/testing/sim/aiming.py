@@ -44,6 +44,8 @@ CALLING = {"granted", "asking", "resyncing"}
 """Phases in which a site calls others by itself."""
 OWN = {STEPS, "sleep", "write", "zero", "discard", "flush"}
 """Events that every seed has."""
+NEEDS_WORK = {"rot", "misdirected read", "write error", "disk full"}
+"""Faults that come true only where sets are sent, kept or played."""
 TWO_SITES = {"partition", "one-way partition", "slow peer"}
 
 
@@ -109,7 +111,8 @@ class Aims:
         kinds = [kind for kind in able if not self.met[kind, phase]] or able
         if not kinds or phase not in KEYS:
             return
-        kind = self._chance.choice(kinds)
+        needs_work = [each for each in kinds if each in NEEDS_WORK] if work is not None else []
+        kind = self._chance.choice(needs_work if needs_work and self._chance.random() < 0.7 else kinds)
         before = self.met[kind, phase]
         yield from self._plan(world, site, kind)
         for _ in range(STEPS_AFTER if work is None else STEPS_OF_WORK):

@@ -48,6 +48,9 @@ AT_ANY = {
     "newer format",
 }  # fmt: skip
 """Commands at any site, not only at a primary."""
+AT_SECONDARY = {"pin", "read-pin", "unpin"}
+PULL_AHEAD = 6
+"""The change of policy that gives sets up when there is no room."""
 ALWAYS = {"cut", "operate", "add", "resume"}
 
 
@@ -136,6 +139,11 @@ class Generator:
         primary, other = self._primary(world), chance.choice(names)
         site = primary.name if primary is not None else names[0]
         number = chance.randrange(12)
+        if kind == "policy" and self.options.sets_bytes < 1 << 30 and number >= 8:
+            number, other = PULL_AHEAD, site  # congestion matters where there is little room
+        if kind in AT_SECONDARY:
+            names = [each.name for each in world.fault_sites.values() if not each.is_primary] or names
+            other = names[number % len(names)]
         if kind in AT_ANY:
             return Event(kind, other, "", number if kind == "policy" else number % 3 // 2, self._count)
         if kind in {"resync", "rewind"}:
