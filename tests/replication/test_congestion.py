@@ -7,7 +7,8 @@ import threading
 import msgspec
 import pytest
 
-from replkit.errors import CutAbandonedError
+from replkit.errors import CorruptRecordError, CutAbandonedError
+from replkit.replication.policy import change_policy
 from replkit.replication.set_reader import SetReader
 from replkit.testing.sim.machines import BLOCK_SIZE
 from replkit.testing.sim.world import DEFAULT_POLICY, World
@@ -82,6 +83,72 @@ def test_what_was_given_up_is_carried_by_the_next_set_even_after_a_crash() -> No
     world.primary.replica.cut()
     world.settle()
     world.check_equal()
+
+
+@pytest.mark.requirement("S4")
+def test_data_is_given_up_while_writes_are_suspended_by_the_policy_before() -> None:
+    """The cutter waited for the writers that wait for the cutter: nothing was ever cut again."""
+    world = world_with("block")
+    member = world.secondaries[0]
+    world.network.down.add(member.url)
+    world.network.break_links()
+    for number in range(3):
+        fill(world, number * 5, 15, bytes([65 + number]))
+        world.primary.replica.cut()
+    fill(world, 100, 20, b"Z")
+    turn(world, 3)
+    assert world.primary.replica.volume.stats()["writes_suspended"]
+    change_policy(world.primary.save, congestion="pull-ahead")
+    failed: list[CutAbandonedError] = []
+
+    def cut() -> None:
+        try:
+            world.primary.replica.cut()
+        except CutAbandonedError as error:
+            failed.append(error)
+
+    cutting = threading.Thread(target=cut, daemon=True)
+    cutting.start()
+    cutting.join(30)
+    assert not cutting.is_alive()
+    assert failed
+    assert world.primary.replica.root.given_up is not None
+    turn(world)
+    assert not world.primary.replica.volume.stats()["writes_suspended"]
+    world.primary.replica.cut()
+    world.network.down.clear()
+    world.settle()
+    world.check_equal()
+
+
+@pytest.mark.requirement("S4", "D1")
+def test_nothing_is_given_up_whose_blocks_cannot_be_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 2: a list that could not be read left its blocks out of the set that spans those given up."""
+    world = world_with("pull-ahead")
+    member = world.secondaries[0]
+    world.network.down.add(member.url)
+    world.network.break_links()
+    fill(world, 0, 30, b"A")
+    world.primary.replica.cut()
+    fill(world, 10, 40, b"B")
+    read = SetReader.block_list
+    monkeypatch.setattr(SetReader, "block_list", unreadable)
+    with pytest.raises(CorruptRecordError, match="read error"):
+        world.primary.replica.cut()
+    assert world.primary.replica.root.given_up is None
+    monkeypatch.setattr(SetReader, "block_list", read)
+    with pytest.raises(CutAbandonedError):
+        world.primary.replica.cut()
+    assert world.primary.replica.root.given_up is not None
+    turn(world, 3)
+    world.primary.replica.cut()
+    world.network.down.clear()
+    world.settle()
+    world.check_equal()
+
+
+def unreadable(_reader: SetReader, number: int) -> None:
+    raise CorruptRecordError(f"read error in the list of set {number}")
 
 
 @pytest.mark.requirement("S4")

@@ -35,7 +35,7 @@ class Congestion:
         self.is_blocking = False
         root = replica.root.get()
         if root.given_up is not None:  # after a restart: the next set must carry what was given up
-            self._mark_given_up(root)
+            self._mark_given_up(root, root.given_up)
 
     def step(self, policy: Policy) -> None:
         """Suspend or resume the writers, as room and policy say."""
@@ -117,10 +117,15 @@ class Congestion:
         self._volume.resume_writes()
 
     def _give_up(self, root: Root) -> None:
-        """Root first, so that no sender names the data any more; then the change log; then the deletion."""
+        """Change log first, as a block too many does no harm; root, so that no sender names the data; then deletion.
+
+        Invariant 2: an error that comes before all is marked must leave nothing given up, or the next set would span
+        the sets without their blocks.
+        """
         numbers = numbers_between(root, root.first_kept, root.last.number)
         first = root.given_up.first if root.given_up else span_of(root, root.first_kept).first
         given_up = Span(first, root.last.number)
+        self._mark_given_up(root, given_up)
         condemned = (*root.condemned, *(tag_of(root, number) for number in numbers))
 
         def change(now: Root) -> Root:
@@ -128,14 +133,12 @@ class Congestion:
                 now, given_up=given_up, first_kept=given_up.last + 1, condemned=tuple(dict.fromkeys(condemned))
             )
 
-        self._mark_given_up(self._replica.root.mutate(change))
+        self._replica.root.mutate(change)
         self._say(f"sets {given_up.first} to {given_up.last} were given up; the next set spans them (pull-ahead)")
 
-    def _mark_given_up(self, root: Root) -> None:
-        if root.given_up is None:
-            return
+    def _mark_given_up(self, root: Root, given_up: Span) -> None:
         reader = SetReader(self._replica.save, self._replica.root.get, self._volume.block_count)
-        for number in numbers_between(root, root.given_up.first, root.given_up.last):
+        for number in numbers_between(root, given_up.first, given_up.last):
             try:
                 self._volume.mark_changed((piece.start, piece.count) for piece in reader.block_list(number))
             except RecordMissingError as error:

@@ -52,7 +52,6 @@ class LoggedVolume(BlockVolume):
         self._runtime = runtime
         self._ahead_limit_bytes = ahead_limit_bytes
         self._gate = snapped.gate
-        self._shared = snapped.gate.shared()
         self._cut: OpenCut | None = None
         self._refusal: ReplkitError | None = None
         changelog.begin_writing()
@@ -129,9 +128,12 @@ class LoggedVolume(BlockVolume):
         self.snapped.flush()
 
     def mark_changed(self, extents: Iterable[tuple[int, int]]) -> None:
-        """Put blocks into the change log that nobody writes now: those of sets that were given up."""
+        """Put blocks into the change log that nobody writes now: those of sets that were given up.
+
+        Also while writes are suspended: whoever calls may be the one that would let them go on.
+        """
         wanted = [Extent(start, count) for start, count in extents]
-        with self._shared:
+        with self._gate.exclusive():
             marked = clip(wanted, 0, self.block_count)  # the volume may have shrunk since
             self._intents.ensure(marked)
             self.changelog.mark(marked)
