@@ -168,18 +168,25 @@ class Operator:
     def _choose_primary(self, patience: int) -> None:
         """Nobody is a primary: a granted role may be on its way; else the best member is promoted.
 
-        A site that granted its role comes last: then the one that has it was lost, as a clone took its place.
+        A site that granted its role comes last, unless the one that it gave it to has lost what it had and cannot take it.
         """
         roots = [(each, each.durable_root()) for each in self._sites]
         granted = [each for each, root in roots if state_of(root) is State.GRANTED]
         if granted and patience < IMPATIENT:
             return
         standing = [each for each, root in roots if root.role == "secondary" and root.is_at_boundary]
-        able = [each for each in standing if each not in granted]
+        takers = [each for each in standing if each not in granted or self._is_grant_lost(each.durable_root())]
         if standing:
-            best = max(able or standing, key=_rank)
+            best = max(takers or standing, key=_rank)
             mode = "now" if patience % 2 else "received"
-            self._commands.promote(best, mode, f"o{self._checker.next_stamp()}", force=not able)
+            self._commands.promote(best, mode, f"o{self._checker.next_stamp()}", force=best in granted)
+
+    def _is_grant_lost(self, root: Root) -> bool:
+        """Whether the role was granted to a site that has lost what it had, so that it cannot take it."""
+        if root.handover is None:
+            return False
+        member = next(each for each in self._sites if each.url == root.handover.peer).durable_root()
+        return member.role == "secondary" and (not member.is_at_boundary or member.last != root.last)
 
     def _make_room(self, patience: int) -> None:
         """Where playback or a writer waits for room for before-images, the oldest held snapshots go, salvage last."""

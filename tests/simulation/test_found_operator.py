@@ -1,0 +1,49 @@
+"""Where the simulator found that an operator had a way on and did not take it (docs/reference/simulation.md)."""
+
+from __future__ import annotations
+
+import pytest
+from tests.simulation.test_found import world_of, write
+
+from replkit.testing.sim.commands import Commands, Operator
+from replkit.testing.sim.coverage import Coverage
+from replkit.testing.sim.faults import Faults
+from replkit.testing.sim.sites import Sites, block
+from replkit.testing.sim.topology import Topology
+from replkit.testing.sim.workload import Event
+
+
+def operate(world: Topology, commands: Commands, passes: int) -> None:
+    """An operator who grows impatient, as at the end of a run."""
+    operator = Operator(commands)
+    for patience in range(passes):
+        operator.pass_once(patience)
+        for _ in range(20):
+            world.round()
+        for site in world.fault_sites.values():
+            world.watch.look(site, closely=True)  # type: ignore[attr-defined]
+
+
+@pytest.mark.requirement("R2", "R9", "X3")
+def test_a_role_is_taken_back_from_a_member_that_lost_what_it_had_before_it_took_it() -> None:
+    """The member was cloned over from one that stood lower: it refused the role, and nobody forced the old primary."""
+    world = world_of("abc")
+    a, b, c = (world.fault_sites[name] for name in "abc")
+    world.net.muted.update({("a", "c"), ("c", "a")})
+    for number in range(2):
+        write(world, "a", 4 * number, block("w", 3))
+        a.primary.cut()
+    world.settle(lambda: Sites.is_equal(a, b))
+    commands = Commands(world, world.watch)  # type: ignore[arg-type]
+    commands.actions["handover"](a, Event("handover", "a", "b", 0, 1))
+    world.settle(lambda: a.durable_root().role == "secondary")
+    faults = Faults(world, world.watch, Coverage())  # type: ignore[arg-type]
+    faults.actions["clone"](c, Event("clone", "c", "b"))
+    assert b.durable_root().last.number < a.durable_root().last.number
+    world.net.heal()
+
+    operate(world, commands, 6)
+    assert not any(site.is_primary for site in (a, b, c))  # an operator waits first
+    operate(world, commands, 12)
+    assert [site.is_primary for site in (a, b, c)] == [True, False, False]
+    assert a.content == b.content == c.content
