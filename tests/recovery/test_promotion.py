@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from replkit.contracts.position import Epoch
-from replkit.errors import FencedError, InconsistentError
+from replkit.errors import CutAbandonedError, FencedError, InconsistentError, NotFoundError
+from replkit.recovery.leftbehind import delete_left_behind
 from replkit.replication.root import read_root
 from replkit.testing.crashing import PowerFailure
 from replkit.testing.sim.model import read_all
@@ -93,6 +94,28 @@ def test_failover_now_plays_nothing_more_and_keeps_what_lies_beyond_as_a_branch(
     assert {int(tag.split(".")[0], 16) for tag in kept} >= set(range(here.number + 1, left.number + 1))
     world.b.write(1, block("n"))
     assert world.b.primary.cut().number == here.number + 1  # the number is used again, under a higher epoch
+
+
+@pytest.mark.requirement("R3", "S4")
+def test_what_was_left_behind_is_told_when_it_takes_the_room_of_a_cut_and_deleted_by_a_command() -> None:
+    """No set ever fitted again, so nobody could follow, and no failback came that would have freed the room."""
+    world = two_sites(sets_bytes=13_000)
+    received_not_played(world)
+    world.a.stop(power=True)
+    world.b.secondary.promote("now")
+    world.b.reopen()
+    world.b.write(1, bytes(range(1, 21)) * 512)
+    with pytest.raises(CutAbandonedError, match="no room"):
+        world.b.primary.cut()
+    assert any("left behind, take room" in error for error in world.b.hooks.errors)
+    world.round()
+    assert world.b.primary.root.branches, "it is kept until somebody says otherwise"
+
+    assert delete_left_behind(world.b.primary) == 3
+    world.settle(lambda: not world.b.primary.root.condemned, rounds=10)
+    world.b.primary.cut()
+    with pytest.raises(NotFoundError, match="left no set behind"):
+        delete_left_behind(world.b.primary)
 
 
 @pytest.mark.requirement("R3")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.simulation.test_found import world_of, write
 
+from replkit.replication.policy import change_policy
 from replkit.testing.sim.commands import Commands, Operator
 from replkit.testing.sim.coverage import Coverage
 from replkit.testing.sim.faults import Faults
@@ -47,3 +48,25 @@ def test_a_role_is_taken_back_from_a_member_that_lost_what_it_had_before_it_took
     operate(world, commands, 12)
     assert [site.is_primary for site in (a, b, c)] == [True, False, False]
     assert a.content == b.content == c.content
+
+
+@pytest.mark.requirement("R3", "S4", "X3")
+def test_what_a_failover_left_behind_goes_where_it_leaves_no_room_to_bring_the_others_back() -> None:
+    """The new primary kept it until failback, and could cut no set that would have brought anybody there."""
+    world = world_of("ab", sets_bytes=26_000)
+    a, b = (world.fault_sites[name] for name in "ab")
+    change_policy(b.save, play_interval_s=1e9, play_high_water_bytes=1 << 30)
+    for letter in "xyz":
+        write(world, "a", 0, block(letter, 10))
+        a.primary.cut()
+        world.settle(lambda: b.durable_root().last == a.durable_root().last)
+    commands = Commands(world, world.watch)  # type: ignore[arg-type]
+    commands.promote(b, "now", "p1")
+    assert b.primary.root.branches
+    write(world, "b", 0, bytes(range(1, 31)) * 512)
+    operate(world, commands, 3)
+    assert b.primary.root.branches
+
+    operate(world, commands, 20)
+    assert (a.is_primary, b.is_primary) == (False, True)
+    assert a.content == b.content

@@ -112,6 +112,7 @@ def test_a_failover_now_leaves_out_what_was_not_played(world):
     assert "replkit export disk --left-behind" in world.run("status", site=b).replace("\n", " ")
     left = world.ask("export", "disk", "--left-behind", site=b)
     assert world.read(left["address"], left["export"], 3 * 4096, 13) == b"only received"
+    assert "is served" in world.run("salvage", "delete", "disk", "left-behind", "--yes", site=b, code=2)
     world.ask("export", "disk", "--left-behind", "--stop", site=b)
     assert "left no set behind" in world.run("export", "disk", "--left-behind", code=2)
     world.put(b, 4, b"at b")
@@ -119,6 +120,8 @@ def test_a_failover_now_leaves_out_what_was_not_played(world):
     world.ask("resync", "disk", "--yes")
     world.are_equal(b, a)
     assert (world.block(a, 3), world.block(a, 4)) == (b"", b"at b")
+    assert world.ask("salvage", "delete", "disk", "left-behind", "--yes", site=b)["sets"] >= 1
+    assert "left no set behind" in world.run("export", "disk", "--left-behind", site=b, code=2)
 
 
 @pytest.mark.requirement("R4", "R5")

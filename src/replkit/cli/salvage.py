@@ -59,7 +59,10 @@ def export(*, client: ControlClient, volume: str, id_: str, address: str | None,
 @json_option
 @control_option
 def delete(*, client: ControlClient, volume: str, id_: str, yes: bool, as_json: bool) -> None:
-    """Delete a salvage of VOLUME for good; what only it held cannot be brought back."""
+    """Delete a salvage of VOLUME for good; what only it held cannot be brought back.
+
+    The ID left-behind stands for the sets that a failover --now received and did not play.
+    """
     if not yes:
         if as_json:
             raise click.UsageError("with --json, say --yes")

@@ -195,7 +195,8 @@ def _role_notes(volume: dict[str, Any]) -> list[str]:
         notes.append(f"hands its role over to {handover['member']}: {handover['phase']}")
     notes += [
         f"sets {left['first']} to {position_text(left['last'])} were received and not played; until failback, "
-        f"read them with: replkit export {volume['name']} --left-behind"
+        f"read them with: replkit export {volume['name']} --left-behind; where they take room that is needed, delete "
+        f"them with: replkit salvage delete {volume['name']} left-behind"
         for left in volume.get("left_behind", [])
     ]
     epochs = volume.get("epochs", [])

@@ -1,6 +1,7 @@
 """What a failover ``--now`` left behind: sets that had been received and were not played, until failback (R3).
 
 They are in no history any more. Over the snapshot from which they lead they show the volume as it would have been.
+Where they leave no room for a cut, nobody comes to a failback: then they are deleted by a command (invariant 10).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import msgspec
 from replkit.contracts.position import HistoryEntry
 from replkit.errors import NotFoundError
 from replkit.recovery.boundary import Boundary
+from replkit.replication.branches import branch_tags, drop_branches
 from replkit.replication.cells import Branch, Root
 from replkit.replication.difference import MAX_BLOCKS
 from replkit.replication.directory import numbers_between
@@ -31,6 +33,21 @@ def open_left_behind(primary: PrimaryReplica) -> Boundary:
     numbers = numbers_between(whole, branch.first, branch.last.number)
     base = _base(root, branch, reader.header(numbers[0]).base_identity)
     return Boundary(branch.last, primary.open_snapshot(base.name), reader, numbers, parts.runtime)
+
+
+def delete_left_behind(primary: PrimaryReplica) -> int:
+    """Give up all sets that were left behind, for good; how many. Their room is free with the trimmer's next steps."""
+    parts, count = primary.parts, 0
+
+    def change(root: Root) -> Root:
+        nonlocal count
+        count = sum(len(branch_tags(branch)) for branch in root.branches)
+        return drop_branches(root) if count else root
+
+    parts.root.mutate(change)
+    if not count:
+        raise NotFoundError(f"{parts.name} left no set behind", hint="there is nothing to delete")
+    return count
 
 
 def _with_branch(root: Root, branch: Branch) -> Root:

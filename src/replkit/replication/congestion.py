@@ -46,6 +46,7 @@ class Congestion:
             self._replica.room_wish.is_made = True
         if not self.is_blocking and needed > free:
             self._block(needed, free)
+            self._tell_left_behind()
         elif self.is_blocking and (policy.congestion != "block" or needed <= free * RESUME_SHARE):
             self._resume()
         elif self.is_blocking and needed > self._replica.save.capacity_bytes(Partition.SETS):
@@ -65,6 +66,7 @@ class Congestion:
             self.mark_stale("one delta set is more than the save volume holds")
         elif policy.congestion == "block" and not self.is_blocking:
             self._block(self._needed_bytes(), self._free_bytes())
+        self._tell_left_behind()
 
     def mark_stale(self, reason: str) -> None:
         """Stop keeping sets for the members: each needs a resync or a new copy, said loudly."""
@@ -143,6 +145,14 @@ class Congestion:
                 self._volume.mark_changed((piece.start, piece.count) for piece in reader.block_list(number))
             except RecordMissingError as error:
                 self.mark_stale(f"the block list of set {number}, which was given up, is gone: {error}")
+
+    def _tell_left_behind(self) -> None:
+        """Nobody but a command may delete it (invariant 10), so whoever could give it is told (invariant 11)."""
+        for branch in self._replica.root.get().branches:
+            self._say(
+                f"sets {branch.first} to {branch.last}, which a failover --now left behind, take room that a cut "
+                "needs: read them, then delete them"
+            )
 
     def _say(self, message: str) -> None:
         self._replica.hooks.replkit_error(volume=self._replica.name, message=message, error=None)

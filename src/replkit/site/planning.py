@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from replkit.errors import InvalidArgumentError, NotFoundError, PeerError, ReplkitError, WrongRoleError
+from replkit.recovery.leftbehind import delete_left_behind
 from replkit.recovery.peer import PeerInfo
 from replkit.recovery.plan import Plan, check, plan_failover, plan_return, plan_switchover
 from replkit.recovery.salvage import delete_salvage, list_salvages, salvage_blocks
@@ -25,6 +26,10 @@ from replkit.site.statuses import snapshot_fields
 REMEMBERED = 64
 MAX_RUNS = 1000
 """How many runs of blocks a salvage shows."""
+LEFT_BEHIND = "left-behind"
+"""What ``salvage-delete`` takes in place of an id: the sets that a failover --now received and did not play."""
+LEFT_BEHIND_EXPORT = "restart.left-behind"
+"""Name of their export; no snapshot of a user begins so."""
 SALVAGE_COMMANDS = ("salvage-delete", "salvage-list", "salvage-show")
 ASSUMED_BYTES_PER_S = 50e6
 """What a link is taken to carry where nothing was measured."""
@@ -147,6 +152,8 @@ def salvage_command(
     if command == "salvage-list":
         return {"volume": name, "salvages": list(found.values())}
     id_ = str(arguments.get("id", "")).removeprefix("salvage.")
+    if id_ == LEFT_BEHIND and command == "salvage-delete":
+        return {"volume": name, "id": id_, "sets": _delete_left_behind(replica, name, is_served)}
     if id_ not in found:
         raise NotFoundError(f"{name} has no salvage {id_!r}", hint=f"it has: {', '.join(found) or 'none'}")
     if command == "salvage-delete":
@@ -157,3 +164,15 @@ def salvage_command(
         return {"volume": name, "id": id_}
     runs = list(salvage_blocks(parts, snapped, id_).runs())
     return {"volume": name, **found[id_], "run_count": len(runs), "runs": [list(run) for run in runs[:MAX_RUNS]]}
+
+
+def _delete_left_behind(replica: AnyReplica, name: str, is_served: Callable[[str], bool]) -> int:
+    """How many sets; a reader of them would find some gone in the middle of its reads, so there must be none."""
+    if not isinstance(replica, PrimaryReplica):
+        raise WrongRoleError(
+            f"{name} is a secondary here: it left no set behind", hint="give the command at the primary"
+        )
+    if is_served(f"{name}.{LEFT_BEHIND_EXPORT}"):
+        hint = f"stop that first: replkit export {name} --left-behind --stop"
+        raise WrongRoleError(f"what {name} left behind is served", hint=hint)
+    return delete_left_behind(replica)

@@ -33,7 +33,7 @@ from replkit.site.exporting import ExportKeeper
 from replkit.site.membership import Membership
 from replkit.site.names import check_name
 from replkit.site.opening import open_stores
-from replkit.site.planning import SALVAGE_COMMANDS, Plans, salvage_command
+from replkit.site.planning import LEFT_BEHIND_EXPORT, SALVAGE_COMMANDS, Plans, salvage_command
 from replkit.site.plugins import site_registry
 from replkit.site.policies import policy_changes
 from replkit.site.primarycommands import PrimaryCommands
@@ -50,8 +50,6 @@ _log = logging.getLogger(__name__)
 SEEDED = "seeded"
 """Cell of the site: set once the members of the configuration were added; a configuration seeds a volume once."""
 
-LEFT_BEHIND = "restart.left-behind"
-"""Name of the export of what a failover left behind; no snapshot of a user begins so."""
 CUTTING = frozenset({"cut", "handover-begin", "resize", "snapshot-create", "verify-cut"})
 """Commands that need a cut, or end the epoch: not while a snapshot is being restored."""
 
@@ -276,7 +274,7 @@ class PrimaryWorker:
     def _export_add(self, arguments: Arguments) -> dict[str, str]:
         name = arguments.get("snapshot")
         if arguments.get("left_behind"):
-            return self._serve_past(LEFT_BEHIND, open_left_behind(self._primary), arguments, "--left-behind")
+            return self._serve_past(LEFT_BEHIND_EXPORT, open_left_behind(self._primary), arguments, "--left-behind")
         if arguments.get("at") is not None:
             raise WrongRoleError(
                 f"{self._name} is a primary: the boundaries of the past are kept at its secondaries",
@@ -299,7 +297,7 @@ class PrimaryWorker:
             raise
 
     def _export_remove(self, arguments: Arguments) -> dict[str, str]:
-        name = LEFT_BEHIND if arguments.get("left_behind") else arguments.get("snapshot")
+        name = LEFT_BEHIND_EXPORT if arguments.get("left_behind") else arguments.get("snapshot")
         if name is None:
             raise InvalidArgumentError(f"the primary {self._name} itself is served always", hint="name a snapshot")
         return self._exports.remove(f"{self._name}.{name}")

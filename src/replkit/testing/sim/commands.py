@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from replkit.errors import ReplkitError
 from replkit.recovery.handover import begin_handover, cancel_handover
+from replkit.recovery.leftbehind import delete_left_behind
 from replkit.recovery.resync import full_copy
 from replkit.recovery.salvage import SALVAGE, delete_salvage
 from replkit.recovery.states import State, state_of
@@ -189,10 +190,16 @@ class Operator:
         return member.role == "secondary" and (not member.is_at_boundary or member.last != root.last)
 
     def _make_room(self, patience: int) -> None:
-        """Where playback or a writer waits for room for before-images, the oldest held snapshots go, salvage last."""
+        """Where playback or a writer waits for room for before-images, the oldest held snapshots go, salvage last.
+
+        Where a cut finds no room, what a failover left behind goes.
+        """
         for site in self._sites:
-            replica = site.replica
-            if replica is None or not any("WouldWait" in error for error in site.hooks.errors[-3:]):
+            replica, errors = site.replica, site.hooks.errors[-3:]
+            is_told = any("left behind, take room" in error for error in errors)
+            if is_told and isinstance(replica, PrimaryReplica) and replica.root.branches:
+                delete_left_behind(replica)
+            if replica is None or not any("WouldWait" in error for error in errors):
                 continue
             snapped = replica.volume if isinstance(replica, SecondaryReplica) else replica.volume.snapped
             kinds = ("user-", "verify.", "view.") if patience < 8 else ("user-", "verify.", "view.", SALVAGE)
