@@ -169,7 +169,7 @@ class Operator:
     def _choose_primary(self, patience: int) -> None:
         """Nobody is a primary: a granted role may be on its way; else the best member is promoted.
 
-        A site that granted its role comes last, unless the one that it gave it to has lost what it had and cannot take it.
+        A site that granted its role comes last, unless the one that has it now has lost what it had and cannot take it.
         """
         roots = [(each, each.durable_root()) for each in self._sites]
         granted = [each for each, root in roots if state_of(root) is State.GRANTED]
