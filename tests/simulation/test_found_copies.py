@@ -7,14 +7,16 @@ from contextlib import suppress
 
 import pytest
 
+from replkit.blocks.bitmap import PagedBitmap
 from replkit.errors import ReplkitError
-from replkit.replication.cells import COPY, CopyProgress
+from replkit.replication.cells import COPY, CopyProgress, Difference
+from replkit.replication.difference import put_list
 from replkit.replication.root import load_struct
 from replkit.testing.sim.checker import Checker
 from replkit.testing.sim.coverage import Coverage
 from replkit.testing.sim.faults import Faults
 from replkit.testing.sim.scale import small_sizes
-from replkit.testing.sim.sites import block
+from replkit.testing.sim.sites import Sites, block
 from replkit.testing.sim.topology import FaultSite, Options, Topology
 from replkit.testing.sim.workload import Event
 
@@ -75,3 +77,30 @@ def test_a_copy_does_not_go_on_from_a_part_of_another_snapshot_with_its_id(
     give(a, c, lambda: c.durable_root().is_at_boundary)
     give(a, c, lambda: c.secondary.player.position == a.primary.root.last)
     assert c.content == a.content
+
+
+@pytest.mark.requirement("R4", "P7")
+def test_a_compared_list_is_not_believed_of_a_volume_that_stands_further_on(world: Topology) -> None:
+    """Invariant 5: a clone of another member took the place of the one whose volume was compared."""
+    a, b = world.fault_sites["a"], world.fault_sites["b"]
+    for name in "bc":
+        world.watch.ask_copy(name)  # type: ignore[attr-defined]
+        a.primary.add_member(name, world.sites[name].url, "vol")
+    write(a, 0, block("0", 40))
+    a.primary.cut()
+    world.settle(lambda: Sites.is_equal(a, b))
+    fork = a.primary.root.last
+    write(a, 5, block("x", 9))
+    a.primary.cut()
+    world.settle(lambda: Sites.is_equal(a, b))
+    write(a, 20, block("y", 9))
+    a.primary.cut("compared")
+    a.senders.clear()
+    put_list(a.save, "lists/resync-1", PagedBitmap(48))  # the old volume was, by chance, what the snapshot is
+    stamp = a.primary.root.last
+    difference = Difference(
+        fork=fork, list_key="lists/resync-1", exact=True, exact_at=stamp.number, snapshot="compared"
+    )
+    a.primary.members.send_difference("b", difference)
+    world.settle(lambda: b.durable_root().is_at_boundary and b.secondary.player.position == stamp)
+    assert b.content == a.content

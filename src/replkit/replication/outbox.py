@@ -162,7 +162,9 @@ class Outbox:
         if member.difference is None:
             return CopyTransfer(source, self.copy_from)
         base = choose_base(self._save, root, member, self._welcome)
-        difference = msgspec.structs.replace(member.difference, fork=base)
+        # A compared list is of the volume as it was at the fork: one that stands further on lacks what changed since.
+        is_exact = member.difference.exact and base == member.difference.fork
+        difference = msgspec.structs.replace(member.difference, fork=base, exact=is_exact)
         blocks = difference_blocks(self._save, root, difference, member.copy_stamp.number, snapshot.block_count)
         next_chunk = self._partial.copy_next_chunk if self._partial is not None and not self._is_copy_new else 0
         return DifferenceTransfer(source, base, blocks, self.copy_from, next_chunk)
