@@ -13,6 +13,7 @@ from replkit.replication.cells import COPY, CopyProgress, Difference
 from replkit.replication.difference import put_list
 from replkit.replication.root import load_struct
 from replkit.testing.sim.checker import Checker
+from replkit.testing.sim.commands import Commands
 from replkit.testing.sim.coverage import Coverage
 from replkit.testing.sim.faults import Faults
 from replkit.testing.sim.scale import small_sizes
@@ -104,3 +105,26 @@ def test_a_compared_list_is_not_believed_of_a_volume_that_stands_further_on(worl
     a.primary.members.send_difference("b", difference)
     world.settle(lambda: b.durable_root().is_at_boundary and b.secondary.player.position == stamp)
     assert b.content == a.content
+
+
+@pytest.mark.requirement("C1", "R3", "R4")
+def test_a_copy_that_was_whole_begins_anew_after_its_member_wrote_as_a_primary(world: Topology) -> None:
+    """Invariant 6: nobody heard that it was whole, so it was sent again, and went on at its end over other blocks."""
+    a, c = (world.fault_sites[name] for name in "ac")
+    write(a, 0, block("0", 40))
+    world.watch.ask_copy("c")  # type: ignore[attr-defined]
+    a.primary.add_member("c", c.url, "vol")
+    give(a, c, lambda: c.durable_root().is_at_boundary)
+    a.senders.clear()
+    assert a.durable_root().members[0].state == "copying"
+
+    commands = Commands(world, world.watch)  # type: ignore[arg-type]
+    commands.promote(c, "received", "p1")
+    write(c, 12, block("c", 10))
+    c.primary.cut()
+    for number in range(2):
+        commands.actions["begin-epoch"](a, Event("begin-epoch", "a", b=number))
+    commands.resync(c, a)
+    assert c.durable_root().resync is not None
+    give(a, c, lambda: c.durable_root().is_at_boundary)
+    assert c.content == a.content
