@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from itertools import repeat
 
 import pytest
@@ -16,6 +18,13 @@ from .calls import LINK_FAULTS, POWER, by_name, count_calls
 from .parts import Part
 from .sharing import _next_part
 from .work import Piece
+
+
+@pytest.fixture(autouse=True)
+def _logging_again() -> Iterator[None]:
+    """The command switches logging off, for the rest of its process."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def part(kind: str, *, count: int = 0, floor: int = 10, seconds: float = 0.0, share: float = 0.5) -> Part:
