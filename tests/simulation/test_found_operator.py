@@ -1,4 +1,4 @@
-"""Where the simulator found that an operator had a way on and did not take it (docs/reference/simulation.md)."""
+"""Where the simulator found its own operator or checker wrong, or a command missing (docs/reference/simulation.md)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,22 @@ def test_a_role_is_taken_back_from_a_member_that_lost_what_it_had_before_it_took
     assert a.content == b.content == c.content
 
 
+@pytest.mark.requirement("R2", "R9", "X3")
+def test_a_role_is_taken_back_from_a_member_that_is_a_clone_of_the_one_that_granted_it() -> None:
+    """Both had granted the role to the site that the clone is at, and each refused to be promoted."""
+    world = world_of("ab")
+    a, b = (world.fault_sites[name] for name in "ab")
+    commands = Commands(world, world.watch)  # type: ignore[arg-type]
+    commands.actions["handover"](a, Event("handover", "a", "b", 0, 1))
+    world.settle(lambda: a.durable_root().role == "secondary")
+    Faults(world, world.watch, Coverage()).actions["clone"](a, Event("clone", "a", "b"))  # type: ignore[arg-type]
+    assert a.durable_root().handover == b.durable_root().handover is not None
+
+    operate(world, commands, 12)
+    assert sorted(site.is_primary for site in (a, b)) == [False, True]
+    assert a.content == b.content
+
+
 @pytest.mark.requirement("R3", "S4", "X3")
 def test_what_a_failover_left_behind_goes_where_it_leaves_no_room_to_bring_the_others_back() -> None:
     """The new primary kept it until failback, and could cut no set that would have brought anybody there."""
@@ -70,3 +86,33 @@ def test_what_a_failover_left_behind_goes_where_it_leaves_no_room_to_bring_the_o
     operate(world, commands, 20)
     assert (a.is_primary, b.is_primary) == (False, True)
     assert a.content == b.content
+
+
+@pytest.mark.requirement("R6", "X3")
+def test_what_a_member_acknowledged_before_a_command_took_it_back_is_no_lie() -> None:
+    """The checker looked between the hello of a higher epoch and the welcome, which says where the member is now."""
+    world = world_of("abc")
+    a, b, c = (world.fault_sites[name] for name in "abc")
+    world.net.muted.update({("a", "c"), ("c", "a")})
+    change_policy(b.save, play_interval_s=1e9, play_high_water_bytes=1 << 30)
+    for number in range(2):
+        write(world, "a", 4 * number, block("w", 3))
+        a.primary.cut()
+    last = a.durable_root().last
+    world.settle(lambda: last.identity.encode() in a.store.load("sent.b").value)
+    world.watch.look(a)  # type: ignore[attr-defined]
+    commands = Commands(world, world.watch)  # type: ignore[arg-type]
+    commands.promote(c, "received", "p1")
+    commands.resync(b, c)
+    assert b.durable_root().last.number < last.number
+    for number in range(2):
+        commands.actions["begin-epoch"](a, Event("begin-epoch", "a", b=number))
+    while b.durable_root().epoch != a.durable_root().epoch:
+        a.run_step("send:b")
+        b.receive()
+        world.watch.look(a)  # type: ignore[attr-defined]
+    change_policy(b.save, play_interval_s=0.0)
+    world.net.heal()
+    operate(world, commands, 6)
+    assert (a.is_primary, b.is_primary, c.is_primary) == (True, False, False)
+    assert a.content == b.content == c.content
