@@ -223,3 +223,50 @@ def test_a_salvage_outlives_crashes_and_what_is_made_and_deleted_beside_it(new_s
             stack.crash()
         assert stack.snapped.snapshot(SALVAGE).held
         check(stack, [SALVAGE])
+
+
+@pytest.mark.requirement("P6", "S4")
+def test_snapshots_that_come_and_go_leave_no_empty_areas_to_the_one_that_stays(new_stack):
+    """The table of snapshots, which each swap writes whole, does not grow with their number."""
+    stack = new_stack(64)
+    stack.write(0, 1, 20)
+    stack.snapshot("stays", held=True)
+    for number in range(12):
+        stack.write(number % 3, 2 + number)
+        stack.snapshot("goes")
+        stack.write(number % 5, 50 + number)
+        stack.snapped.delete_snapshot("goes")
+        assert stack.image("stays") == stack.images["stays"]
+    (record,) = stack.snapped.queue.records()
+    (layer,) = stack.snapped.queue.layers
+    assert len(record.areas) <= 7, record.areas  # five blocks were saved for it, and one area is written
+    assert [area.area for area in layer.areas] == list(record.areas)
+    assert {key.split("/")[1] for key in stack.save.list("areas/")} <= set(record.areas)
+    assert outside_image(stack, "stays") == stack.images["stays"]
+
+
+@pytest.mark.requirement("P6", "S4")
+def test_a_snapshot_that_cannot_be_made_again_and_again_leaves_nothing(new_stack, monkeypatch):
+    stack = new_stack(64)
+    stack.write(0, 1, 20)
+    stack.snapshot("stays", held=True)
+    before = stack.snapped.queue.records()
+
+    class FailingSync:
+        def __init__(self, save):
+            self._save = save
+
+        def __getattr__(self, name):
+            return getattr(self._save, name)
+
+        def sync(self):
+            raise NotFoundError("as an error of the store")
+
+    monkeypatch.setattr(stack.snapped.queue, "_save", FailingSync(stack.snapped.queue._save))
+    for _ in range(5):
+        with pytest.raises(NotFoundError):
+            stack.snapped.create_snapshot("never")
+    monkeypatch.undo()
+    assert stack.snapped.queue.records() == before
+    stack.write(0, 9, 3)
+    assert outside_image(stack, "stays") == stack.images["stays"]

@@ -12,7 +12,7 @@ from replkit.blocks.extent import Extent, intersect
 from replkit.contracts.position import Position
 from replkit.contracts.runtime import Runtime
 from replkit.contracts.savevolume import SaveVolume
-from replkit.errors import AlreadyExistsError, NotFoundError, SaveVolumeFullError
+from replkit.errors import AlreadyExistsError, NotFoundError, ReplkitError, SaveVolumeFullError
 from replkit.snapshot.area import AreaMap, sequence_in, sequence_of
 from replkit.snapshot.gate import Gate
 from replkit.snapshot.inuse import InUseMap, put_map
@@ -177,11 +177,12 @@ class SnapshotQueue:
         with self._gate.exclusive(), self.state:
             layer = self.layers.pop()
             self.set_newest()
-            if self.newest is not None:
+            is_inherited = self.newest is not None and any(area.blocks for area in layer.areas)
+            if self.newest is not None and is_inherited:
                 self.newest.areas = [*self.newest.areas, *layer.areas]
                 self.newest.record = self._with_areas(self.newest.record, layer.record)
                 self._records = self._replaced(self.newest.record)
-        if self.newest is None:
+        if not is_inherited:  # else tries that fail again and again would leave an area each
             self._delete_areas([record.id])
         self._save.delete([record.in_use_key])
 
@@ -246,29 +247,31 @@ class SnapshotQueue:
         at = next((i for i, layer in enumerate(self.layers) if layer.record.id == record.id), None)
         older = self.layers[at - 1] if at else None
         records = [tombstone if other.id == record.id else other for other in self._records]
-        heir = None
-        if older is not None:
-            heir = self._with_areas(older.record, record)
+        heir, kept, dropped = None, list[AreaMap](), record.areas
+        if at is not None and older is not None:
+            kept = _worth_keeping(older, self.layers[at], is_newest=at == len(self.layers) - 1)
+            heir = msgspec.structs.replace(older.record, areas=tuple(area.area for area in kept))
+            dropped = tuple(name for name in (*older.record.areas, *record.areas) if name not in heir.areas)
             records = [heir if other is not None and other.id == heir.id else other for other in records]
         self._records = self._store(tuple(other for other in records if other is not None))
         if at is not None:
-            self._leave_queue(at, heir)
-        if heir is None:
-            self._delete_areas(record.areas)
+            self._leave_queue(at, heir, kept)
+        self._delete_areas(dropped)
         self._save.delete([record.in_use_key])
 
-    def _leave_queue(self, at: int, heir: SnapshotRecord | None) -> None:
+    def _leave_queue(self, at: int, heir: SnapshotRecord | None, kept: list[AreaMap]) -> None:
         """The table says so already: now readers and writers see it, in one moment."""
         with self._gate.exclusive(), self.state:
             layer = self.layers[at]
+            older, last_own = self.layers[at - 1], list[AreaMap]()
             if heir is not None:
-                older = self.layers[at - 1]
-                older.areas = [*older.areas, *layer.areas]
-                older.record = heir
+                last_own = older.areas[-1:]  # it got records until now, if its snapshot was once left the newest
+                older.areas, older.record = kept, heir
             del self.layers[at]
             self.set_newest()
         if heir is not None:
-            self._drop_what_nobody_reads(self.layers[at - 1], layer.areas, is_newest=at == len(self.layers))
+            inherited = [area for area in (*last_own, *layer.areas) if area in kept]
+            self._drop_what_nobody_reads(self.layers[at - 1], inherited, is_newest=at == len(self.layers))
 
     def _drop_what_nobody_reads(self, owner: Layer, inherited: Sequence[AreaMap], *, is_newest: bool) -> None:
         """Delete inherited records all of whose blocks the owner has of its own, or that no older snapshot used."""
@@ -314,6 +317,20 @@ class SnapshotQueue:
 
 Publish = Callable[[InUseMap], None]
 """Makes durable what a snapshot shows: a flush of the volume, and its in-use map."""
+
+
+def _worth_keeping(older: Layer, layer: Layer, *, is_newest: bool) -> list[AreaMap]:
+    """The areas of a snapshot and of the next one, which it inherits, without empty ones that get no more records."""
+    areas = [*older.areas, *layer.areas]
+    return [area for at, area in enumerate(areas, 1) if (is_newest and at == len(areas)) or not _is_empty(area)]
+
+
+def _is_empty(area: AreaMap) -> bool:
+    """What cannot be read now is kept."""
+    try:
+        return not area.blocks
+    except ReplkitError:
+        return False
 
 
 def _needed_sequences(area: AreaMap, earlier: Sequence[AreaMap], used: Sequence[InUseMap]) -> set[int]:
