@@ -195,7 +195,7 @@ def break_dirty_after_a_crash(patch):
 
 
 def break_inheritance_of_areas(patch):
-    patch.setattr(SnapshotQueue, "_with_areas", staticmethod(lambda record, newer: record))
+    patch.setattr("replkit.snapshot.queue._worth_keeping", lambda older, layer, *, is_newest: list(older.areas))
 
 
 def break_before_images_at_all(patch):
