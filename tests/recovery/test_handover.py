@@ -9,6 +9,7 @@ import pytest
 from replkit.contracts.position import Epoch
 from replkit.errors import DivergedError, FencedError, NotFoundError, WrongRoleError
 from replkit.recovery.handover import begin_handover, cancel_handover, take_over
+from replkit.recovery.states import State, state_of
 from replkit.replication.root import read_root
 from replkit.testing.sim.sites import BLOCK, VOLUME, Site, Sites, block
 from replkit.testing.sim.world import different_blocks
@@ -255,3 +256,21 @@ def test_a_crash_of_either_side_at_any_call_ends_in_the_swap_with_one_primary(wh
             points.append(site.power.calls - before)
             break
     assert call > 20
+
+
+@pytest.mark.requirement("R4", "R7", "R9")
+def test_a_site_that_hands_over_returns_to_a_primary_of_a_higher_epoch() -> None:
+    """Invariant 8: its own epoch is over, so there is nothing to hand over, and nothing to cancel first."""
+    world = in_step("abc")
+    hand_over(world.a, world.b)  # b is not reached
+    assert state_of(world.a.primary.root) is State.DRAINING
+    world.c.secondary.promote()
+    world.c.reopen()
+    world.c.write(9, block("c"))
+    world.c.primary.cut()
+    world.a.write(1, block("a"))
+    world.resync(world.a, world.c)
+    world.settle(lambda: not world.a.is_primary and read_root(world.a.save).last == world.c.primary.root.last)
+    world.settle(lambda: world.a.content == world.c.content)
+    assert read_root(world.a.save).handover is None
+    assert world.a.content == world.c.content

@@ -70,8 +70,12 @@ def demote(primary: PrimaryReplica, back: Return) -> Resync:
     """
     replica = primary.parts
     root = replica.root.get()
+    found = relation(root.epoch, back.info.epoch)
+    if found is Relation.NEWER and root.handover is not None:  # it has nothing to hand over any more (invariant 8)
+        primary.fence(back.info.epoch)
+        root = replica.root.get()
     require(replica.name, root, Step.DEMOTE)
-    if relation(root.epoch, back.info.epoch) is Relation.DIVERGED:  # invariant 8: who meets the other stops first
+    if found is Relation.DIVERGED:  # invariant 8: who meets the other stops first
         primary.fence(back.info.epoch)
     check_winner(replica.name, root, back.info, back.url)
     # Writes end durably before anything else, in this opening and every one after it.
