@@ -33,6 +33,7 @@ class ScrubWorker(JobWorker):
     def _open(self, spec: Fields) -> None:
         self._spec, self._registry = spec, site_registry(spec["plugins"])
         self._damage: list[str] = []
+        self._repaired: Fields = {"blocks": 0, "number": None, "records": 0, "left": []}
         self._count = 0
         self._save = self._stack.enter_context(
             self._registry.open_save_volume(spec["volume"]["save_url"], producer=False)
@@ -61,15 +62,19 @@ class ScrubWorker(JobWorker):
 
     def _refetch(self, tags: list[str]) -> None:
         """Ask the process that holds the secondary."""
-        records, left = 0, list[str]()
+        if not tags:
+            return
         with ControlClient(Path(self._spec["control"])) as client:
             for at in range(0, len(tags), TAGS_A_CALL):
                 found = client.request(
                     "refetch", answer_timeout_s=TIMEOUT_S, volume=self._spec["volume"]["name"],
                     tags=tags[at : at + TAGS_A_CALL],
                 )  # fmt: skip
-                records, left = records + found["records"], left + found["left"]
-                self.note(repair={"blocks": 0, "number": None, "records": records, "left": left})
+                repair = self._repaired
+                self._repaired = {
+                    **repair, "records": repair["records"] + found["records"], "left": repair["left"] + found["left"],
+                }  # fmt: skip
+                self.note(repair=self._repaired)
 
     def _tell(self, sentence: str) -> None:
         self._count += 1
@@ -94,8 +99,7 @@ class ScrubWorker(JobWorker):
         primary = self._spec["volume"]["bucket_of"]
         if self._spec["repair"] and extents and primary:
             number = send_again(Path(self._spec["control"]), primary, extents)
-            records = self._found["repair"] or {"records": 0, "left": []}
-            self.note(repair={**records, "blocks": total(extents), "number": number})
+            self.note(repair={**self._repaired, "blocks": total(extents), "number": number})
 
 
 class Scrubs(Jobs):
