@@ -104,7 +104,7 @@ RIGHT = [
 
 
 MAY_PASS = {"TestInUseMissesInSimulator"}
-"""A map of used blocks that lacks some shows in a new copy only, and the few seeds of the kit need not make one then."""
+"""A map of used blocks that lacks some shows in a new copy only; the few seeds of the kit need not make one then."""
 
 
 def verdicts(tmp: Path, *words: str) -> dict[str, str]:
