@@ -23,11 +23,12 @@ def in_buckets(spec: Mapping[str, Any]) -> list[str]:
 
 def bucket_fields(spec: Mapping[str, Any]) -> dict[str, Any] | None:
     """How a volume uses its bucket, as its URLs say; ``None`` where none of it is in one."""
+    urls = in_buckets(spec)
+    if not urls:
+        return None
     from replkit.backends.s3.url import parse_url  # noqa: PLC0415 - only where there is a bucket
 
-    places = [parse_url(url) for url in in_buckets(spec)]
-    if not places:
-        return None
+    places = [parse_url(url) for url in urls]
     return {
         "url": places[0].name,
         "fencing": all(place.fencing for place in places),
