@@ -17,6 +17,7 @@ from replkit.replication.directory import tag_of
 from replkit.replication.policy import change_policy
 from replkit.testing.crashing import PowerFailure
 from replkit.testing.sim.checker import Checker
+from replkit.testing.sim.scale import small_sizes
 from replkit.testing.sim.sites import VOLUME, Sites, block
 from replkit.testing.sim.topology import FaultSite, Options, Topology
 
@@ -193,3 +194,29 @@ def test_only_records_of_sets_that_are_named_are_given_away(key: str) -> None:
     assert refused.value.code == "record-missing"
     with pytest.raises(RefusedError):
         world.a.answer("set-record", {"volume": VOLUME, "key": "sets/" + "x" * 300, "start": -1}, b"")
+
+
+def test_nothing_counts_as_lost_while_a_difference_arrives() -> None:
+    """Its position is named before its set is there; a scrub would call that damage."""
+    world = world_with_sets_to_play()
+    a, b = world.fault_sites["a"], world.fault_sites["b"]
+    world.settle(lambda: Sites.is_equal(a, b))
+    change_policy(b.save, chunk_bytes=4096)
+    with world.watch.allowing("b"):  # type: ignore[attr-defined]
+        b.secondary.promote()
+        world.watch.promoted(b, b.durable_root(), False)  # type: ignore[attr-defined]
+        b.reopen()
+    a.write(0, block("a", 40))
+    world.resync(a, b)
+    arriving = 0
+    with small_sizes():
+        for _ in range(200):
+            for site in (b, a):
+                for name in site.step_names():
+                    site.run_step(name)
+                    root = a.durable_root()
+                    arriving += root.resync is not None and root.resync.stamp is not None
+                    assert list(incomplete_tags(a.save, root)) == []
+            world.runtime.advance(0.5)
+    assert arriving > 0
+    assert a.durable_root().is_at_boundary

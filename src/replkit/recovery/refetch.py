@@ -15,8 +15,8 @@ from replkit.contracts.buffers import Buffer
 from replkit.contracts.savevolume import SaveVolume
 from replkit.deltaset.chunk import decode_chunk, record_checksum
 from replkit.deltaset.header import SetDigest, SetHeader, decode_block_list, decode_header, encode_block_list
-from replkit.deltaset.keys import chunk_key, header_key, list_key, parse_set_tag
-from replkit.errors import CorruptRecordError, RecordMissingError, ReplkitError
+from replkit.deltaset.keys import SET_TAG, chunk_key, header_key, list_key, parse_set_tag
+from replkit.errors import CorruptRecordError, RecordMissingError
 from replkit.recovery.peer import Peer
 from replkit.replication.cells import Root
 from replkit.replication.difference import MAX_BLOCKS
@@ -36,20 +36,18 @@ class Refetched(NamedTuple):
 def tag_in(key: str) -> str:
     """The tag of the set that a key belongs to; empty where it is no record of a set."""
     parts = key.split("/")
-    if len(parts) != 3 or parts[0] not in {"sets", "lists"}:
-        return ""
-    try:
-        parse_set_tag(parts[1])
-    except ReplkitError:
-        return ""
-    return parts[1]
+    is_of_set = len(parts) == 3 and parts[0] in {"sets", "lists"} and SET_TAG.fullmatch(parts[1])
+    return parts[1] if is_of_set else ""
 
 
 def incomplete_tags(save: SaveVolume, root: Root) -> Iterator[str]:
     """Tags of the sets that ``root`` names and that lack a record: a header, a chunk or a block list.
 
-    Bytes are not looked at, but those of headers; a reader may ask. What is trimmed meanwhile may be named too.
+    Bytes are not looked at, but those of headers; a reader may ask. What is trimmed meanwhile may be named too. None in
+    a copy or resync, whose positions are named before their sets are there.
     """
+    if root.role == "secondary" and not root.is_at_boundary:
+        return
     for number in numbers_between(root, root.first_listed, root.last.number):
         if root.given_up is not None and root.given_up.first <= number:
             return

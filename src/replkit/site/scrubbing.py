@@ -1,7 +1,8 @@
 """Scrubs: all that is stored for a volume is read again, in a process of its own: nobody who serves waits for it.
 
 The process opens the save volume as a reader, beside the one that writes it, and a volume in a bucket too: there each
-block has a checksum. With ``repair`` the primary of this site sends the blocks of its secondary again that are damaged.
+block has a checksum. With ``repair`` a secondary fetches damaged and lost records of its delta sets again from its
+primary, and the primary of this site sends the blocks of its secondary in a bucket again that are damaged.
 """
 
 from __future__ import annotations

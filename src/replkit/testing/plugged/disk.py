@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from replkit.blocks.extent import Extent
 from replkit.contracts.buffers import Buffer
-from replkit.contracts.volume import BlockVolume, Write
+from replkit.contracts.volume import BlockVolume, Capability, Write
 from replkit.errors import ReplkitError
 from replkit.testing.crashing import PowerFailure
 from replkit.testing.plugged.blame import Blame, ask
@@ -216,7 +216,10 @@ class PluggedDisk(FaultDisk):
         return bytes(buffer)
 
     def _audit(self, what: str) -> None:
+        """All content, and that ``in_use`` covers it: a run itself asks for that at few moments."""
         self._compare(f"after {what}", bytes(self.content), self._read_all(f"a read after {what}"), 0)
+        if self.tells_in_use is not Capability.NONE:
+            list(self.in_use())
 
     def _compare(self, what: str, wanted: bytes, found: bytes, start: int) -> None:
         if found == wanted:
