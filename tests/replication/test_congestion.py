@@ -10,7 +10,7 @@ import pytest
 from replkit.errors import CorruptRecordError, CutAbandonedError
 from replkit.replication.policy import change_policy
 from replkit.replication.set_reader import SetReader
-from replkit.testing.sim.machines import BLOCK_SIZE
+from replkit.testing.sim.machines import BLOCK_SIZE, SimSecondary
 from replkit.testing.sim.world import DEFAULT_POLICY, World
 
 ROOM = 30 * 1024
@@ -30,6 +30,24 @@ def fill(world: World, first: int, blocks: int, letter: bytes) -> None:
     world.write(first, letter * (BLOCK_SIZE * blocks))
 
 
+def cut_off(world: World) -> SimSecondary:
+    """No link to the member any more, which is returned."""
+    member = world.secondaries[0]
+    world.network.down.add(member.url)
+    world.network.break_links()
+    return member
+
+
+def suspend_writes(world: World, step: int) -> None:
+    """Fill the save volume for a member that is cut off, until the policy ``block`` suspends the writes."""
+    cut_off(world)
+    for number in range(3):
+        fill(world, number * step, 15, bytes([65 + number]))
+        world.primary.replica.cut()
+    fill(world, 100, 20, b"Z")
+    turn(world, 3)
+
+
 def turn(world: World, rounds: int = 10) -> None:
     """Let the primary's services run, with the member out of reach."""
     for _ in range(rounds):
@@ -43,8 +61,7 @@ def test_pull_ahead_gives_up_data_keeps_lists_and_spans_what_was_given_up() -> N
     world = world_with("pull-ahead")
     member = world.secondaries[0]
     base = member.replica.player.position
-    world.network.down.add(member.url)
-    world.network.break_links()
+    cut_off(world)
     for number in range(6):
         fill(world, number * 3, 20, bytes([65 + number]))
         try:
@@ -66,9 +83,7 @@ def test_pull_ahead_gives_up_data_keeps_lists_and_spans_what_was_given_up() -> N
 @pytest.mark.requirement("S4")
 def test_what_was_given_up_is_carried_by_the_next_set_even_after_a_crash() -> None:
     world = world_with("pull-ahead")
-    member = world.secondaries[0]
-    world.network.down.add(member.url)
-    world.network.break_links()
+    cut_off(world)
     fill(world, 0, 30, b"A")
     world.primary.replica.cut()
     fill(world, 10, 40, b"B")
@@ -89,14 +104,7 @@ def test_what_was_given_up_is_carried_by_the_next_set_even_after_a_crash() -> No
 def test_data_is_given_up_while_writes_are_suspended_by_the_policy_before() -> None:
     """The cutter waited for the writers that wait for the cutter: nothing was ever cut again."""
     world = world_with("block")
-    member = world.secondaries[0]
-    world.network.down.add(member.url)
-    world.network.break_links()
-    for number in range(3):
-        fill(world, number * 5, 15, bytes([65 + number]))
-        world.primary.replica.cut()
-    fill(world, 100, 20, b"Z")
-    turn(world, 3)
+    suspend_writes(world, 5)
     assert world.primary.replica.volume.stats()["writes_suspended"]
     change_policy(world.primary.save, congestion="pull-ahead")
     failed: list[CutAbandonedError] = []
@@ -125,9 +133,7 @@ def test_data_is_given_up_while_writes_are_suspended_by_the_policy_before() -> N
 def test_nothing_is_given_up_whose_blocks_cannot_be_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant 2: a list that could not be read left its blocks out of the set that spans those given up."""
     world = world_with("pull-ahead")
-    member = world.secondaries[0]
-    world.network.down.add(member.url)
-    world.network.break_links()
+    cut_off(world)
     fill(world, 0, 30, b"A")
     world.primary.replica.cut()
     fill(world, 10, 40, b"B")
@@ -154,14 +160,7 @@ def unreadable(_reader: SetReader, number: int) -> None:
 @pytest.mark.requirement("S4")
 def test_block_suspends_writes_until_the_trimmer_has_made_room() -> None:
     world = world_with("block")
-    member = world.secondaries[0]
-    world.network.down.add(member.url)
-    world.network.break_links()
-    for number in range(3):
-        fill(world, number * 20, 15, bytes([65 + number]))
-        world.primary.replica.cut()
-    fill(world, 100, 20, b"Z")
-    turn(world, 3)
+    suspend_writes(world, 20)
     assert world.primary.replica.status()["congestion"]["writes_suspended"]  # type: ignore[index]
     done = threading.Event()
 

@@ -47,6 +47,21 @@ def write(world: Topology, name: str, start: int, data: bytes) -> None:
     world.sites[name].write(start, data)
 
 
+def world_with_granted_role() -> tuple[Topology, Commands]:
+    """a has granted its role to b, which has not taken it; c is cut off from a and stands two sets lower."""
+    world = world_of("abc")
+    a, b = world.fault_sites["a"], world.fault_sites["b"]
+    world.net.muted.update({("a", "c"), ("c", "a")})
+    for number in range(2):
+        write(world, "a", 4 * number, block("w", 3))
+        a.primary.cut()
+    world.settle(lambda: Sites.is_equal(a, b))
+    commands = Commands(world, world.watch)  # type: ignore[arg-type]
+    commands.actions["handover"](a, Event("handover", "a", "b", 0, 1))
+    world.settle(lambda: a.durable_root().role == "secondary")
+    return world, commands
+
+
 @pytest.mark.requirement("C2", "X3")
 @pytest.mark.parametrize("fault", ["write error", "disk full", "rot"])
 def test_a_pass_that_met_an_error_is_played_again_from_its_beginning(fault: str) -> None:
@@ -316,16 +331,8 @@ def test_the_salvage_of_a_secondary_shows_what_it_had_played_when_it_was_taken_b
 @pytest.mark.requirement("R2", "R9")
 def test_a_site_that_granted_its_role_returns_to_no_member_that_began_an_epoch_of_that_count() -> None:
     """Invariant 5: a command took it back from position 3 of epoch 2 to position 1 of another epoch 2."""
-    world = world_of("abc")
+    world, commands = world_with_granted_role()
     a, b, c = (world.fault_sites[name] for name in "abc")
-    world.net.muted.update({("a", "c"), ("c", "a")})
-    for number in range(2):
-        write(world, "a", 4 * number, block("w", 3))
-        a.primary.cut()
-    world.settle(lambda: Sites.is_equal(a, b))
-    commands = Commands(world, world.watch)  # type: ignore[arg-type]
-    commands.actions["handover"](a, Event("handover", "a", "b", 0, 1))
-    world.settle(lambda: a.durable_root().role == "secondary")
     granted = a.durable_root()
     assert b.durable_root().role == "secondary"
     commands.promote(c, "received", "p1")

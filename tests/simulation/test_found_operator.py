@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.simulation.test_found import world_of, write
+from tests.simulation.test_found import world_of, world_with_granted_role, write
 
 from replkit.replication.policy import change_policy
 from replkit.testing.sim.commands import Commands, Operator
 from replkit.testing.sim.coverage import Coverage
 from replkit.testing.sim.faults import Faults
-from replkit.testing.sim.sites import Sites, block
+from replkit.testing.sim.sites import block
 from replkit.testing.sim.topology import Topology
 from replkit.testing.sim.workload import Event
 
@@ -28,16 +28,8 @@ def operate(world: Topology, commands: Commands, passes: int) -> None:
 @pytest.mark.requirement("R2", "R9", "X3")
 def test_a_role_is_taken_back_from_a_member_that_lost_what_it_had_before_it_took_it() -> None:
     """The member was cloned over from one that stood lower: it refused the role, and nobody forced the old primary."""
-    world = world_of("abc")
+    world, commands = world_with_granted_role()
     a, b, c = (world.fault_sites[name] for name in "abc")
-    world.net.muted.update({("a", "c"), ("c", "a")})
-    for number in range(2):
-        write(world, "a", 4 * number, block("w", 3))
-        a.primary.cut()
-    world.settle(lambda: Sites.is_equal(a, b))
-    commands = Commands(world, world.watch)  # type: ignore[arg-type]
-    commands.actions["handover"](a, Event("handover", "a", "b", 0, 1))
-    world.settle(lambda: a.durable_root().role == "secondary")
     faults = Faults(world, world.watch, Coverage())  # type: ignore[arg-type]
     faults.actions["clone"](c, Event("clone", "c", "b"))
     assert b.durable_root().last.number < a.durable_root().last.number
