@@ -12,6 +12,7 @@ import pytest
 
 from replkit.contracts.savevolume import SaveVolume
 from replkit.errors import CorruptRecordError, RecordMissingError, SwapConflictError
+from replkit.testing.comparing import assert_bytes
 from replkit.testing.worlds import SaveVolumeWorld, run_all, run_and_kill
 
 _CAPACITY: Final = 32 << 20
@@ -83,7 +84,8 @@ class Records:
         for key, data in sorted(found.items()):
             wanted = self.synced.get(key, self.may_be.get(key))
             assert wanted is not None, f"record {key} was deleted and synced, and is back after a power failure"
-            assert data == wanted, f"record {key} came back damaged after a power failure; it must be whole or absent"
+            what = f"record {key} came back damaged after a power failure; it must be whole or absent"
+            assert_bytes(data, wanted, what)
         for cell, (value, version) in self.cells.items():
             held = save.load(cell)
             assert tuple(held) == (value, version), (
@@ -128,14 +130,14 @@ class SaveVolumeCrashes:
         self._needs_processes()
         run_and_kill(_PRODUCE, world.url, self.plugins)
         with world.open() as save:
-            assert bytes(save.get("sets/a/0")) == b"synced" * 1000, "a synced record did not outlive its producer"
+            assert_bytes(save.get("sets/a/0"), b"synced" * 1000, "a synced record did not outlive its producer")
             assert save.load("root").value == b"durable", "a swapped cell did not outlive its producer"
             if "sets/a/1" in save.list("sets/"):
-                assert bytes(save.get("sets/a/1")) == b"unsynced" * 100_000, "a record is there by half"
+                assert_bytes(save.get("sets/a/1"), b"unsynced" * 100_000, "a record is there by half")
                 save.delete(["sets/a/1"])
             save.put("sets/a/1", [b"again"])
             save.sync()
-            assert bytes(save.get("sets/a/1")) == b"again"
+            assert_bytes(save.get("sets/a/1"), b"again")
 
     def test_of_two_processes_one_wins_each_swap(self, world: SaveVolumeWorld) -> None:
         """Publication and fencing rest on this."""

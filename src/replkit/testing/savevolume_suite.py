@@ -33,6 +33,7 @@ from replkit.errors import (
     SaveVolumeFullError,
     SwapConflictError,
 )
+from replkit.testing.comparing import assert_bytes
 from replkit.testing.savevolume_crashes import SaveVolumeCrashes
 from replkit.testing.worlds import SaveVolumeWorld, run_all
 
@@ -69,12 +70,12 @@ class SaveVolumeSuite(SaveVolumeCrashes):
         third = size // 3
         save.put("sets/a/0", [data[:third], bytearray(data[third : 2 * third]), memoryview(data)[2 * third :], b""])
         assert save.size_bytes("sets/a/0") == size
-        assert bytes(save.get("sets/a/0")) == data
-        assert bytes(save.get("sets/a/0", third)) == data[third:]
-        assert bytes(save.get("sets/a/0", third, 2 * third)) == data[third : 2 * third]
-        assert bytes(save.get("sets/a/0", size, size)) == b""
+        assert_bytes(save.get("sets/a/0"), data)
+        assert_bytes(save.get("sets/a/0", third), data[third:])
+        assert_bytes(save.get("sets/a/0", third, 2 * third), data[third : 2 * third])
+        assert_bytes(save.get("sets/a/0", size, size), b"")
         save.put("areas/s/0", [data[:9]] * 3000)  # more parts than one system call takes
-        assert bytes(save.get("areas/s/0")) == data[:9] * 3000
+        assert_bytes(save.get("areas/s/0"), data[:9] * 3000)
 
     def test_a_range_beyond_the_end_is_refused(self, save: SaveVolume) -> None:
         """A short answer could be taken for the whole."""
@@ -88,7 +89,7 @@ class SaveVolumeSuite(SaveVolumeCrashes):
         save.put("lists/a/header", [b"first"])
         with pytest.raises(AlreadyExistsError):
             save.put("lists/a/header", [b"second"])
-        assert bytes(save.get("lists/a/header")) == b"first"
+        assert_bytes(save.get("lists/a/header"), b"first")
 
     def test_a_missing_record_says_so(self, save: SaveVolume) -> None:
         """With a typed error for each call."""
@@ -109,7 +110,7 @@ class SaveVolumeSuite(SaveVolumeCrashes):
         with pytest.raises(RecordMissingError):
             pytest.fail(f"get of a deleted record gave {bytes(save.get('sets/a/0'))!r}")
         save.put("sets/a/0", [b"three"])
-        assert bytes(save.get("sets/a/0")) == b"three"
+        assert_bytes(save.get("sets/a/0"), b"three")
 
     def test_list_is_sorted_and_keeps_to_the_prefix(self, save: SaveVolume) -> None:
         """With prefixes that end anywhere."""
@@ -148,7 +149,7 @@ class SaveVolumeSuite(SaveVolumeCrashes):
             for opener in (save, reader):
                 (found,) = scrub(opener)
                 assert found.startswith("sets/a/0: ")
-        assert bytes(save.get("sets/a/1")) == b"another"
+        assert_bytes(save.get("sets/a/1"), b"another")
 
     def test_quotas_share_the_capacity(self, save: SaveVolume) -> None:
         """Each partition has one, and their sum is at most the capacity."""
@@ -166,7 +167,7 @@ class SaveVolumeSuite(SaveVolumeCrashes):
         assert save.list(f"{partition}/") == kept, "a put that was refused as full left something"
         for other in set(Partition) - {partition}:
             save.put(f"{other}/free/0", [bytes(100_000)])
-        assert bytes(save.get(kept[0])) == bytes(50_000)
+        assert_bytes(save.get(kept[0]), bytes(50_000))
 
     def fill(self, save: SaveVolume, partition: Partition) -> list[str]:
         """Put records of 50,000 bytes until the partition is full; return their keys."""
@@ -197,7 +198,7 @@ class SaveVolumeSuite(SaveVolumeCrashes):
             save.sync()
             save.delete([f"sets/{number - 1:04d}/0", f"lists/{number - 1:04d}/header"])
         assert save.list("") == ["lists/0019/header", "sets/0019/0"]
-        assert bytes(save.get("sets/0019/0")) == data
+        assert_bytes(save.get("sets/0019/0"), data)
 
     def test_a_record_that_never_fits_is_refused_clearly(self, save: SaveVolume) -> None:
         """And a record of more than 64 MiB is no record."""
@@ -225,7 +226,7 @@ class SaveVolumeSuite(SaveVolumeCrashes):
         save.close()
         with world.open() as again:
             assert again.list("") == ["sets/a/0"]
-            assert bytes(again.get("sets/a/0")) == b"data"
+            assert_bytes(again.get("sets/a/0"), b"data")
             assert again.load("root") == CellValue(b"value", 1)
             assert again.capacity_bytes(Partition.SETS) == save.inner.capacity_bytes(Partition.SETS)  # type: ignore[attr-defined]
 
@@ -245,7 +246,7 @@ class SaveVolumeSuite(SaveVolumeCrashes):
             save.sync()
             assert reader.list("areas/s/") == sorted(keys)
             assert [reader.get(key) for key in keys] == [key.encode() for key in keys]
-            assert bytes(reader.get(keys[0], 1, 5)) == keys[0].encode()[1:5]
+            assert_bytes(reader.get(keys[0], 1, 5), keys[0].encode()[1:5])
             assert reader.size_bytes(keys[0]) == len(keys[0])
             save.delete(keys)
             save.sync()
@@ -270,13 +271,13 @@ class SaveVolumeSuite(SaveVolumeCrashes):
         save.put("sets/a/0", [b"one"])
         save.sync()
         save.close()
-        assert bytes(reader.get("sets/a/0")) == b"one"
+        assert_bytes(reader.get("sets/a/0"), b"one")
         with world.open() as again:
             again.put("sets/a/1", [b"two"])
             again.delete(["sets/a/0"])
             again.sync()
             assert reader.list("") == ["sets/a/1"]
-            assert bytes(reader.get("sets/a/1")) == b"two"
+            assert_bytes(reader.get("sets/a/1"), b"two")
 
     def test_a_reader_never_gets_wrong_bytes(self, save: SaveVolume, reader: SaveVolume) -> None:
         """While places are reused all the time it gets the record, or is told that it is gone."""
@@ -297,8 +298,8 @@ class SaveVolumeSuite(SaveVolumeCrashes):
                 for key in reader.list("sets/"):
                     value = int(key.split("/")[1]) % 251
                     try:
-                        assert bytes(reader.get(key, 1000, 150_000)) == bytes([value]) * 149_000
-                        assert bytes(reader.get(key)) == bytes([value]) * size
+                        assert_bytes(reader.get(key, 1000, 150_000), bytes([value]) * 149_000)
+                        assert_bytes(reader.get(key), bytes([value]) * size)
                         seen += 1
                     except RecordMissingError:
                         continue
@@ -360,7 +361,7 @@ class SaveVolumeSuite(SaveVolumeCrashes):
                 data = bytes([lane, number]) * 3000
                 save.put(key, [data[:100], data[100:]])
                 save.sync()
-                assert bytes(save.get(key)) == data
+                assert_bytes(save.get(key), data)
                 if number % 2:
                     save.delete([key])
 

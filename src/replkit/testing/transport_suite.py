@@ -22,6 +22,7 @@ import pytest
 from replkit.contracts.message import MAX_PAYLOAD_BYTES, Message
 from replkit.contracts.transport import ByteStream, Link, Listener, Transport
 from replkit.errors import LinkClosedError, LinkTimeoutError, PeerError
+from replkit.testing.comparing import assert_bytes
 from replkit.testing.worlds import run_all
 
 WAIT_S = 20.0
@@ -145,17 +146,17 @@ class TransportSuite(ABC):
     @pytest.mark.requirement("T7")
     def test_a_message_arrives_as_it_was_sent(self, pair: Pair) -> None:
         pair.here.send(Message(7, b"body", b"payload"), WAIT_S)
-        assert _bytes(_take(pair.there)) == (7, b"body", b"payload"), "a message was changed on its way"
+        _expect(pair.there, Message(7, b"body", b"payload"))
 
     def test_both_directions_carry_messages(self, pair: Pair) -> None:
         pair.here.send(Message(1, b"there"), WAIT_S)
         pair.there.send(Message(2, b"back"), WAIT_S)
-        assert _bytes(_take(pair.there)) == (1, b"there", b"")
-        assert _bytes(_take(pair.here)) == (2, b"back", b"")
+        _expect(pair.there, Message(1, b"there"))
+        _expect(pair.here, Message(2, b"back"))
 
     def test_an_empty_message_arrives(self, pair: Pair) -> None:
         pair.here.send(Message(3), WAIT_S)
-        assert _bytes(_take(pair.there)) == (3, b"", b"")
+        _expect(pair.there, Message(3))
 
     def test_messages_keep_their_order(self, pair: Pair) -> None:
         sending = Running(lambda: [pair.here.send(Message(1, b"%d" % i, bytes(i)), WAIT_S) for i in range(500)])
@@ -167,20 +168,20 @@ class TransportSuite(ABC):
     def test_the_largest_payload_arrives_whole(self, pair: Pair) -> None:
         payload = bytes(range(256)) * (self.largest_payload_bytes // 256)
         sending = Running(lambda: pair.here.send(Message(5, b"big", payload), WAIT_S))
-        assert _bytes(_take(pair.there)) == (5, b"big", payload)
+        _expect(pair.there, Message(5, b"big", payload))
         sending.result()
 
     def test_any_buffer_is_a_payload(self, pair: Pair) -> None:
         words = memoryview(bytearray(b"abcdefgh")).cast("I")
         pair.here.send(Message(5, b"", words), WAIT_S)
-        assert _bytes(_take(pair.there)) == (5, b"", b"abcdefgh")
+        _expect(pair.there, Message(5, b"", b"abcdefgh"))
 
     def test_a_received_payload_stays_as_it_is(self, pair: Pair) -> None:
         pair.here.send(Message(5, b"", b"a" * 100_000), WAIT_S)
         first = _take(pair.there)
         pair.here.send(Message(5, b"", b"b" * 100_000), WAIT_S)
         _take(pair.there)
-        assert _bytes(first) == (5, b"", b"a" * 100_000), "a payload changed when the next message came"
+        assert_bytes(first.payload, b"a" * 100_000, "a payload changed when the next message came")
 
     def test_both_ends_send_much_at_the_same_time(self, pair: Pair) -> None:
         """Each end takes while it sends, so neither waits for the other for ever."""
@@ -228,7 +229,7 @@ class TransportSuite(ABC):
             stream.close()
         pair = world.connect_again(listener)
         pair.here.send(Message(9, b"served"), WAIT_S)
-        assert _bytes(_take(pair.there)) == (9, b"served", b"")
+        _expect(pair.there, Message(9, b"served"))
 
     def test_receive_returns_none_when_nothing_comes(self, pair: Pair) -> None:
         assert pair.there.receive(SHORT_S) is None
@@ -340,8 +341,12 @@ def _take(link: Link) -> Message:
     return message
 
 
-def _bytes(message: Message) -> tuple[int, bytes, bytes]:
-    return message.kind, bytes(message.body), bytes(message.payload)
+def _expect(link: Link, wanted: Message) -> None:
+    """The next message of the link is this one."""
+    found = _take(link)
+    why = "a message was changed on its way"
+    assert (found.kind, bytes(found.body)) == (wanted.kind, bytes(wanted.body)), why
+    assert_bytes(found.payload, wanted.payload, why)
 
 
 def _wait_until_pushed_back(progress: threading.Event) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from replkit.contracts.volume import BlockVolume, Capability
+from replkit.testing.comparing import assert_bytes
 from replkit.testing.worlds import VolumeWorld, run_all, run_and_kill
 
 SECTOR: Final = 512
@@ -141,7 +142,9 @@ class VolumeCrashes:
         run_and_kill(code, world.url, self.plugins)
         with world.open() as volume:
             found = read_whole(volume)
-        assert found[3 * _BLOCK : 4 * _BLOCK] == b"f" * _BLOCK, "a process flushed block 3 and died: block 3 is lost"
+        assert_bytes(
+            found[3 * _BLOCK : 4 * _BLOCK], b"f" * _BLOCK, "a process flushed block 3 and died: block 3 is lost"
+        )
         for at in range(4 * _BLOCK, 6 * _BLOCK, SECTOR):
             allowed = (b"u" * SECTOR, (b"f" if at < 5 * _BLOCK else b"\0") * SECTOR)
             assert found[at : at + SECTOR] in allowed, f"sector {at // SECTOR} is neither what was flushed nor later"
@@ -157,9 +160,9 @@ class VolumeCrashes:
                 volume.flush()
                 reader.refresh()
                 if self.follows_writer:
-                    assert read_whole(reader) == read_whole(volume), f"turn {turn}: a reader lags behind a flush"
+                    assert_bytes(read_whole(reader), read_whole(volume), f"turn {turn}: a reader lags behind a flush")
                 else:
-                    assert read_whole(reader) == before, "a reader that stays at its state has moved"
+                    assert_bytes(read_whole(reader), before, "a reader that stays at its state has moved")
 
     def test_a_resize_is_there_after_reopening(self, world: VolumeWorld) -> None:
         """Durable, and so is what the volume held."""
@@ -171,7 +174,7 @@ class VolumeCrashes:
             volume.resize(2 * _SIZE)
         with world.open() as volume:
             assert volume.size_bytes == 2 * _SIZE, "a resize was forgotten by a close"
-            assert read_whole(volume) == bytes(_BLOCK) + b"k" * _BLOCK + bytes(2 * _SIZE - 2 * _BLOCK)
+            assert_bytes(read_whole(volume), bytes(_BLOCK) + b"k" * _BLOCK + bytes(2 * _SIZE - 2 * _BLOCK))
 
     def test_batches_of_threads_do_not_disturb_each_other(self, world: VolumeWorld) -> None:
         """The hot call, on blocks that lie between each other's, with readers beside."""
@@ -184,6 +187,6 @@ class VolumeCrashes:
                     for number in range(lane, _BLOCKS, 4):
                         block = bytearray(_BLOCK)
                         volume.read_into(number, block)
-                        assert block == data, f"block {number} of thread {lane} does not hold what it wrote last"
+                        assert_bytes(block, data, f"block {number} of thread {lane} does not hold what it wrote last")
 
             run_all(*(partial(work, lane) for lane in range(4)))

@@ -26,6 +26,7 @@ import pytest
 from replkit.blocks.extent import Extent
 from replkit.contracts.volume import BlockVolume, Capability
 from replkit.errors import InvalidArgumentError, NotFoundError, ReadOnlyError, UnsupportedError
+from replkit.testing.comparing import assert_bytes
 from replkit.testing.volume_crashes import VolumeCrashes
 from replkit.testing.worlds import VolumeWorld
 
@@ -82,13 +83,13 @@ class VolumeSuite(VolumeCrashes):
     def test_a_new_volume_has_the_size_asked_for_and_reads_as_zeros(self, volume: BlockVolume) -> None:
         """Also where the last block is partial."""
         assert (volume.size_bytes, volume.block_size, volume.block_count) == (SIZE, BLOCK, BLOCKS)
-        assert read(volume, 0, BLOCKS) == bytes(BLOCKS * BLOCK)
+        assert_bytes(read(volume, 0, BLOCKS), bytes(BLOCKS * BLOCK))
 
     def test_a_write_is_read_back_and_disturbs_no_neighbour(self, volume: BlockVolume) -> None:
         """The basic promise."""
         volume.write(10, block(1, 3))
         volume.write(11, block(2))
-        assert read(volume, 9, 5) == block(0) + block(1) + block(2) + block(1) + block(0)
+        assert_bytes(read(volume, 9, 5), block(0) + block(1) + block(2) + block(1) + block(0))
 
     def test_the_stored_bytes_are_those_written(self, world: VolumeWorld, volume: BlockVolume) -> None:
         """Oracle: what lies in the store after a flush is what was written, where it was written."""
@@ -97,8 +98,8 @@ class VolumeSuite(VolumeCrashes):
         data = random.Random(1).randbytes(5 * BLOCK)
         volume.write(7, data)
         volume.flush()
-        assert world.peek(7 * BLOCK, len(data)) == data, "after a flush the store does not hold what was written"
-        assert world.peek(6 * BLOCK, BLOCK) == bytes(BLOCK)
+        assert_bytes(world.peek(7 * BLOCK, len(data)), data, "after a flush the store does not hold what was written")
+        assert_bytes(world.peek(6 * BLOCK, BLOCK), bytes(BLOCK))
 
     def test_bytes_changed_in_the_store_are_read(self, world: VolumeWorld, volume: BlockVolume) -> None:
         """Oracle, the other way: a read comes from the store, not from memory of writes."""
@@ -107,14 +108,14 @@ class VolumeSuite(VolumeCrashes):
         volume.write(3, block(1))
         volume.flush()
         world.poke(3 * BLOCK, b"changed")
-        assert read(volume, 3) == b"changed" + block(1)[7:], "a read came from memory, not from the store"
+        assert_bytes(read(volume, 3), b"changed" + block(1)[7:], "a read came from memory, not from the store")
 
     def test_the_bytes_beyond_the_end_read_as_zeros_and_are_dropped(self, volume: BlockVolume) -> None:
         """The partial last block."""
         volume.write(BLOCKS - 2, block(7, 2))
         volume.write_extents([(BLOCKS - 3, block(6)), (BLOCKS - 2, block(6)), (BLOCKS - 1, block(9))])
         last = read(volume, BLOCKS - 1)
-        assert last[:TAIL_BYTES] == bytes([9]) * TAIL_BYTES
+        assert_bytes(last[:TAIL_BYTES], bytes([9]) * TAIL_BYTES)
         assert not any(last[TAIL_BYTES:]), "bytes beyond the end of the volume do not read as zeros"
         assert volume.size_bytes == SIZE
 
@@ -123,16 +124,18 @@ class VolumeSuite(VolumeCrashes):
         writes = [(20, block(1)), (21, block(2, 2)), (40, block(3)), (5, block(4))]
         volume.write_extents(writes)
         for start, data in writes:
-            assert read(volume, start, len(data) // BLOCK) == data, f"write_extents lost its write at block {start}"
+            assert_bytes(
+                read(volume, start, len(data) // BLOCK), data, f"write_extents lost its write at block {start}"
+            )
         buffer = bytearray(6 * BLOCK)
         volume.read_extents([Extent(5, 1), Extent(20, 3), Extent(23, 1), Extent(40, 1)], buffer)
-        assert bytes(buffer) == block(4) + block(1) + block(2, 2) + block(0) + block(3)
+        assert_bytes(buffer, block(4) + block(1) + block(2, 2) + block(0) + block(3))
 
     def test_many_small_writes_in_one_call(self, volume: BlockVolume) -> None:
         """More parts than one system call takes."""
         data = random.Random(2).randbytes(BLOCKS * BLOCK)
         volume.write_extents([(number, data[number * BLOCK : (number + 1) * BLOCK]) for number in range(BLOCKS)])
-        assert read(volume, 0, BLOCKS)[:SIZE] == data[:SIZE]
+        assert_bytes(read(volume, 0, BLOCKS)[:SIZE], data[:SIZE])
 
     def test_a_discarded_block_reads_as_zeros(self, volume: BlockVolume) -> None:
         """Everywhere, with and without native discard; the last block included."""
@@ -141,9 +144,9 @@ class VolumeSuite(VolumeCrashes):
         volume.discard(100, 150)
         volume.discard(BLOCKS - 1, 1)
         assert not any(read(volume, 1, 2)), "a discarded block does not read as zeros"
-        assert read(volume, 0, 4) == block(5) + block(0, 2) + block(5)
-        assert read(volume, 99, 152) == block(5) + block(0, 150) + block(5)
-        assert read(volume, BLOCKS - 2, 2) == block(5) + block(0)
+        assert_bytes(read(volume, 0, 4), block(5) + block(0, 2) + block(5))
+        assert_bytes(read(volume, 99, 152), block(5) + block(0, 150) + block(5))
+        assert_bytes(read(volume, BLOCKS - 2, 2), block(5) + block(0))
 
     def test_in_use_covers_what_was_written(self, volume: BlockVolume) -> None:
         """In doubt, in use."""
@@ -175,7 +178,7 @@ class VolumeSuite(VolumeCrashes):
         volume.close()
         with world.open() as again:
             assert again.size_bytes == SIZE
-            assert read(again, 4) == block(8), "a flushed block is not there after a close"
+            assert_bytes(read(again, 4), block(8), "a flushed block is not there after a close")
 
     def test_another_size_is_refused(self, world: VolumeWorld, volume: BlockVolume) -> None:
         """A volume is not made smaller or larger by opening it."""
@@ -189,7 +192,7 @@ class VolumeSuite(VolumeCrashes):
         volume.flush()
         with world.open(read_only=True) as reader:
             assert reader.read_only
-            assert read(reader, 2) == block(3)
+            assert_bytes(read(reader, 2), block(3))
             changes: list[Callable[[], None]] = [
                 lambda: reader.write(2, block(4)),
                 lambda: reader.write_extents([(2, block(4))]),
@@ -200,7 +203,7 @@ class VolumeSuite(VolumeCrashes):
                 with pytest.raises(ReadOnlyError):
                     change()
             reader.flush()
-        assert read(volume, 2) == block(3)
+        assert_bytes(read(volume, 2), block(3))
 
     @pytest.mark.parametrize(
         ("start", "size"), [(-1, BLOCK), (BLOCKS, BLOCK), (BLOCKS - 1, 2 * BLOCK), (0, BLOCK + 1), (1 << 60, BLOCK)]
@@ -215,7 +218,7 @@ class VolumeSuite(VolumeCrashes):
         for call in calls:
             with pytest.raises(InvalidArgumentError):
                 call()
-        assert read(volume, 0) == block(0)
+        assert_bytes(read(volume, 0), block(0))
 
     def test_resize(self, volume: BlockVolume) -> None:
         """Grown blocks read as zeros, also those that were cut off before."""
@@ -226,9 +229,9 @@ class VolumeSuite(VolumeCrashes):
         volume.write(0, block(1, BLOCKS))
         volume.resize(10 * BLOCK + 1)
         assert volume.block_count == 11
-        assert read(volume, 10) == b"\1" + bytes(BLOCK - 1)
+        assert_bytes(read(volume, 10), b"\1" + bytes(BLOCK - 1))
         volume.resize(2 * SIZE)
-        assert read(volume, 9, 3) == block(1) + b"\1" + bytes(2 * BLOCK - 1)
+        assert_bytes(read(volume, 9, 3), block(1) + b"\1" + bytes(2 * BLOCK - 1))
         volume.write(volume.block_count - 1, block(2))
         assert volume.size_bytes == 2 * SIZE
 
@@ -253,7 +256,7 @@ class VolumeSuite(VolumeCrashes):
         for thread in threads:
             thread.join()
         assert failures == []
-        assert read(volume, 0, 5) == block(0, 4) + block(19)
+        assert_bytes(read(volume, 0, 5), block(0, 4) + block(19))
 
     @pytest.mark.parametrize("seed", range(5))
     def test_any_sequence_of_calls_equals_a_plain_image(self, volume: BlockVolume, seed: int) -> None:
@@ -271,7 +274,7 @@ class VolumeSuite(VolumeCrashes):
                 image[place] = source.randbytes(count * BLOCK)
                 volume.write(start, image[place])
             image[SIZE:] = bytes(len(image) - SIZE)
-        assert read(volume, 0, BLOCKS) == image
+        assert_bytes(read(volume, 0, BLOCKS), image)
         nonzero = {number for number in range(BLOCKS) if any(image[number * BLOCK : (number + 1) * BLOCK])}
         assert used_blocks(volume) >= nonzero
 
