@@ -10,7 +10,7 @@ from replkit.objectstore.memory import MemoryObjectStore
 from replkit.objectstore.volume import ObjectVolume
 from replkit.site.buckets import Entry, list_entries, place_below, write_entry
 from replkit.site.config import bucket_of, parse_config
-from replkit.site.plan import volume_spec, worker_specs
+from replkit.site.plan import WorkerSpecs, volume_spec
 from replkit.site.remembering import RememberingSaveVolume, remember_cells, spent_of
 from replkit.site.reopening import ReopeningVolume
 
@@ -46,7 +46,7 @@ def test_a_destination_in_a_bucket_is_a_secondary_of_this_site():
     assert (member["name"], member["url"], member["destination_volume"]) == (
         "bucket", "tcp://127.0.0.1:7077", "disk-bucket"
     )  # fmt: skip
-    workers = worker_specs(config, {"disk": "primary", "disk-bucket": "secondary"})
+    workers = WorkerSpecs(config).workers({"disk": "primary", "disk-bucket": "secondary"})
     assert [kind for _, kind, _ in workers] == ["primary", "sender", "replica"]
     assert [one["name"] for one in workers[2][2]["volumes"]] == ["disk-bucket"]
 

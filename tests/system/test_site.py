@@ -75,6 +75,14 @@ class World:
     def pid(self, worker, site=None):
         return next(w["pid"] for w in self.status(site)["workers"] if w["name"] == worker)
 
+    def crash(self, worker, site):
+        """Kill one worker, and wait until the one that the daemon starts in its place answers."""
+        before = self.pid(worker, site)
+        os.kill(before, signal.SIGKILL)
+        self.is_so(lambda: self.pid(worker, site) != before, "started again")
+        self.is_so(lambda: all(w["ready"] for w in self.status(site)["workers"]), "ready")
+        self.is_so(lambda: not self.volume(site).get("problem"), "it answers")
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
@@ -180,6 +188,10 @@ def test_an_applied_configuration_readdresses_a_member_and_says_what_waits_for_a
         volume = world.volume()
         assert volume["nbd"] == world.a.nbd_address, "the address at which it is served, not the one of the file"
         assert volume["drift"] == []
+        world.crash("primary.disk", world.a)
+        volume = world.volume()
+        assert volume["drift"] == [], "a worker that starts again knows what was applied"
+        assert volume["nbd"] == world.a.nbd_address
     finally:
         world.a.config.write_text(named)
         world.ask("config", "apply")
@@ -275,9 +287,7 @@ def test_wrong_commands_are_refused_with_a_reason(world):
 @pytest.mark.requirement("T6")
 def test_a_killed_worker_is_started_again_and_everything_goes_on(world):
     for worker, site in (("sender.disk", world.a), ("replica", world.b), ("primary.disk", world.a)):
-        os.kill(world.pid(worker, site), signal.SIGKILL)
-        world.is_so(lambda site=site: all(w["ready"] for w in world.status(site)["workers"]), "ready")
-        world.is_so(lambda site=site: not world.volume(site).get("problem"), "it answers")
+        world.crash(worker, site)
         content = os.urandom(4096)
         world.write(8192, content)
         world.ask("wait", "disk", "--played", "--timeout", "20")

@@ -14,9 +14,12 @@ from replkit.errors import NotFoundError, ReplkitError
 from replkit.replication.root import read_root
 from replkit.site.buckets import promoted_elsewhere
 from replkit.site.config import SiteConfig, VolumeConfig, bucket_of, bucket_volume, policy_of, save_volume_of
+from replkit.site.drift import with_applied
 from replkit.site.shared import SHARED_URL
 
 _log = logging.getLogger(__name__)
+REPLICA = "replica"
+"""Name of the worker that listens and holds the secondaries."""
 
 
 def role_of(registry: Registry, volume: VolumeConfig, site: str = "") -> str:
@@ -94,22 +97,37 @@ def site_spec(config: SiteConfig) -> dict[str, Any]:
     }
 
 
-def primary_specs(config: SiteConfig, name: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """The workers of a primary: NBD and the volume stack are alone in a process (DESIGN section 3)."""
-    spec = {**site_spec(config), "volume": volume_spec(config, name)}
-    return [(f"primary.{name}", "primary", spec), (f"sender.{name}", "sender", spec)]
+class WorkerSpecs:
+    """What each worker of a site is told: the configuration that was read at the start, and what was applied since."""
 
+    def __init__(self, config: SiteConfig) -> None:
+        self._config = config
+        self._applied: dict[str, dict[str, Any]] = {}
 
-def replica_spec(config: SiteConfig, roles: dict[str, str]) -> dict[str, Any]:
-    """What the worker that listens is told: the secondaries that it holds."""
-    held = [volume_spec(config, name) for name in config.volumes if roles[name] != "primary"]
-    primaries = {name: save_volume_of(config, name).url for name in config.volumes if roles[name] == "primary"}
-    return {**site_spec(config), "volumes": held, "primaries": primaries}
+    def apply(self, name: str, spec: dict[str, Any]) -> None:
+        """A worker that starts from now on compares what is in force with ``spec``, where that can change meanwhile."""
+        self._applied[name] = spec
 
+    def volume(self, name: str) -> dict[str, Any]:
+        """One volume."""
+        spec = volume_spec(self._config, name)
+        return with_applied(spec, self._applied.get(name, spec))
 
-def worker_specs(config: SiteConfig, roles: dict[str, str]) -> list[tuple[str, str, dict[str, Any]]]:
-    """``(worker name, kind, spec)``. The replica worker is there without a secondary too: other sites may call."""
-    specs = [spec for name in config.volumes if roles[name] == "primary" for spec in primary_specs(config, name)]
-    if config.listen or any(role != "primary" for role in roles.values()):
-        specs.append(("replica", "replica", replica_spec(config, roles)))
-    return specs
+    def primary(self, name: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """The workers of a primary: NBD and the volume stack are alone in a process (DESIGN section 3)."""
+        spec = {**site_spec(self._config), "volume": self.volume(name)}
+        return [(f"primary.{name}", "primary", spec), (f"sender.{name}", "sender", spec)]
+
+    def replica(self, roles: dict[str, str]) -> dict[str, Any]:
+        """What the worker that listens is told: the secondaries that it holds."""
+        config = self._config
+        held = [self.volume(name) for name in config.volumes if roles[name] != "primary"]
+        primaries = {name: save_volume_of(config, name).url for name in config.volumes if roles[name] == "primary"}
+        return {**site_spec(config), "volumes": held, "primaries": primaries}
+
+    def workers(self, roles: dict[str, str]) -> list[tuple[str, str, dict[str, Any]]]:
+        """``(worker name, kind, spec)``. The replica worker is there without a secondary too: others may call."""
+        specs = [spec for name in self._config.volumes if roles[name] == "primary" for spec in self.primary(name)]
+        if self._config.listen or any(role != "primary" for role in roles.values()):
+            specs.append((REPLICA, "replica", self.replica(roles)))
+        return specs

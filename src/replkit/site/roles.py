@@ -12,12 +12,11 @@ from typing import Any
 
 from replkit.errors import ControlError, ReplkitError
 from replkit.site.config import SiteConfig
-from replkit.site.plan import primary_specs, replica_spec, role_of, volume_spec, worker_specs
+from replkit.site.plan import REPLICA, WorkerSpecs, role_of
 from replkit.site.plugins import site_registry
 from replkit.site.processes import WorkerProcess
 
 _log = logging.getLogger(__name__)
-REPLICA = "replica"
 MOVE_TIMEOUT_S = 120.0
 SETTLE_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 1.0
@@ -33,7 +32,8 @@ class Placement:
         self._ended = False
         self._ending = threading.Event()
         self.roles = {name: role_of(self._registry, volume, config.site) for name, volume in config.volumes.items()}
-        self.workers = {name: WorkerProcess(name, kind, spec) for name, kind, spec in worker_specs(config, self.roles)}
+        self.specs = WorkerSpecs(config)
+        self.workers = {name: WorkerProcess(name, kind, spec) for name, kind, spec in self.specs.workers(self.roles)}
 
     def start(self) -> None:
         """Start all; returns when each has started, or failed for the first time."""
@@ -95,12 +95,12 @@ class Placement:
     def _to_primary(self, name: str) -> None:
         self.roles[name] = "primary"
         replica = self.workers[REPLICA]
-        replica.respec(replica_spec(self._config, self.roles))  # before: one that starts again must not open it
+        replica.respec(self.specs.replica(self.roles))  # before: one that starts again must not open it
         try:
             replica.request("release", {"volume": name}, MOVE_TIMEOUT_S)
         except ControlError as error:
             _log.info("the replica worker let go of %s by ending: %s", name, error)
-        new = [WorkerProcess(*spec) for spec in primary_specs(self._config, name)]
+        new = [WorkerProcess(*spec) for spec in self.specs.primary(name)]
         for worker in new:
             self.workers[worker.name] = worker
             worker.start()
@@ -113,11 +113,19 @@ class Placement:
                 worker.stop()
         self.roles[name] = "secondary"
         replica = self.workers[REPLICA]
-        replica.respec(replica_spec(self._config, self.roles))
+        replica.respec(self.specs.replica(self.roles))
         try:
-            replica.request("hold", {"volume": name, "spec": volume_spec(self._config, name)}, MOVE_TIMEOUT_S)
+            replica.request("hold", {"volume": name, "spec": self.specs.volume(name)}, MOVE_TIMEOUT_S)
         except ReplkitError as error:
             _log.warning("the replica worker opens %s when it has started again: %s", name, error)
+
+    def applied(self, name: str, spec: dict[str, Any]) -> None:
+        """The workers of a volume are told ``spec`` when they start the next time; those that run are not touched."""
+        with self._moving:
+            self.specs.apply(name, spec)
+            for worker_name, _, new in self.specs.workers(self.roles):
+                if worker_name in self.workers:
+                    self.workers[worker_name].respec(new)
 
     def describe(self) -> list[dict[str, Any]]:
         """All workers, for status."""

@@ -101,7 +101,7 @@ class Supervisor:
 
         def watch() -> None:
             while os.read(0, 4096):
-                pass
+                self._placed.applied(name, spec)
             self._ending.set()
 
         threading.Thread(target=watch, name="stdin", daemon=True).start()
@@ -313,7 +313,7 @@ class Supervisor:
 
     def _scrub(self, arguments: Arguments) -> dict[str, Any]:
         name = self._volume_name(arguments)
-        is_secondary = self._placed.roles[name] != "primary" and not volume_spec(self._config, name)["shared_with"]
+        is_secondary = self._placed.roles[name] != "primary" and not self._placed.specs.volume(name)["shared_with"]
         if arguments.get("repair") and not is_secondary:
             raise WrongRoleError(
                 f"{name} is no secondary with a save volume of its own: nothing can be fetched again for it",
@@ -335,7 +335,7 @@ class Supervisor:
         return self._verifications.verify(name, ask, self._job_spec(name), arguments)
 
     def _job_spec(self, name: str) -> dict[str, Any]:
-        return {**site_spec(self._config), "volume": volume_spec(self._config, name)}
+        return {**site_spec(self._config), "volume": self._placed.specs.volume(name)}
 
     def _apply(self, *, remove_members: bool) -> dict[str, Any]:
         """Bring policy and members to what the file says now; never a role."""
@@ -345,7 +345,9 @@ class Supervisor:
             config = load_config(self._config_path)
             changed: dict[str, list[str]] = {}
             for name in config.volumes.keys() & self._config.volumes.keys():
-                arguments = {"volume": name, "spec": volume_spec(config, name), "remove_members": remove_members}
+                spec = volume_spec(config, name)
+                self._placed.applied(name, spec)
+                arguments = {"volume": name, "spec": spec, "remove_members": remove_members}
                 changed[name] = self._placed.owner(name).request("apply", arguments, LONG_COMMAND_TIMEOUT_S)
                 self._wake_senders(name)
         return {"changed": changed, "needs_restart": needs_restart(self._config, config)}
