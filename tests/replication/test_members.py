@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from replkit.contracts.position import Position
-from replkit.errors import InvalidArgumentError
+from replkit.errors import InvalidArgumentError, SaveVolumeFullError
 from replkit.replication.cells import MemberProgress, sent_cell
 from replkit.replication.root import load_struct
+from replkit.replication.set_writer import SetWriter
 from replkit.snapshot.snapped import SnappedVolume
 from replkit.testing.sim.machines import BLOCK_SIZE
 from replkit.testing.sim.world import World
@@ -143,3 +144,26 @@ def test_a_member_that_denies_its_copy_gets_no_other_one_by_resume(paused: bool)
     primary.resume("m0")
     member = primary.root.members[0]
     assert (member.state, member.copy_snapshot) == ("following", None)
+
+
+@pytest.mark.requirement("C1")
+def test_a_new_copy_does_not_try_to_cut_again_before_an_abandoned_cut_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try freezes applications and writes chunks; a full save volume had one twice a second."""
+    world = World()
+    world.write(0, b"a" * BLOCK_SIZE)
+    world.add_members()
+    primary, tries = world.primary.replica, 0
+
+    def refuse(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise SaveVolumeFullError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SetWriter, "add", refuse)
+        for _ in range(40):
+            primary.members.step()
+            world.runtime.advance(0.25)
+    assert 2 <= tries <= 4, "at once, and after 1, 2 and 4 seconds"
+    world.settle()
+    world.check_equal()

@@ -133,6 +133,11 @@ class Cutter:
         """Whether a cut is under way whose set is not committed."""
         return self._open is not None
 
+    @property
+    def is_backing_off(self) -> bool:
+        """Whether the last cut was abandoned, and the next is not due yet; who can wait does not ask for one before."""
+        return self._backoff_s > 0 and self._runtime.monotonic() < self._due_s
+
     def status(self) -> dict[str, object]:
         """What was cut, and what is not yet (R8)."""
         return {
@@ -152,9 +157,9 @@ class Cutter:
         return max(0.0, self._runtime.now() - header.created_s)
 
     def _is_due(self, policy: Policy) -> bool:
-        now = self._runtime.monotonic()
-        if self._backoff_s and now < self._due_s:
+        if self.is_backing_off:
             return False
+        now = self._runtime.monotonic()
         changed = self._volume.dirty_blocks
         if not changed and self._replica.root.get().given_up is None:
             if now >= self._due_s:

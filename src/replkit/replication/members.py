@@ -214,6 +214,8 @@ class MemberKeeper:
         if named is not None and named.valid and named.stamp is not None:  # a rewind: it is there already
             self._change(member.name, copy_snapshot=named.name, copy_stamp=named.stamp)
             return
+        if self._cutter.is_backing_off:  # there was no room a moment ago: a cut freezes applications, and writes
+            return
         snapshot = f"{COPY_SNAPSHOT}{member.copy_id}"
         self._delete_snapshot(snapshot)  # a crash came between the cut and the swap below
         try:
