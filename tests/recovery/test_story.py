@@ -17,12 +17,13 @@ from replkit.contracts.transport import Link
 from replkit.errors import FencedError, PeerError, ReplkitError, WrongRoleError
 from replkit.rcp.calls import CallClient, CallServer
 from replkit.recovery.demotion import Return, demote
+from replkit.recovery.facts import AnyReplica
 from replkit.recovery.fence import Fence
 from replkit.recovery.handover import Draining, HandoverService, begin_handover
 from replkit.recovery.peer import Peer, settle_fork
 from replkit.recovery.resync import ResyncDriver
 from replkit.recovery.salvage import list_salvages, open_salvage
-from replkit.recovery.service import AnyReplica, PeerService
+from replkit.recovery.service import PeerService
 from replkit.replication.policy import Policy
 from replkit.replication.primary import PrimaryReplica
 from replkit.replication.receiver import first_message, refuse_at_primary

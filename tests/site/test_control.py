@@ -19,6 +19,7 @@ from replkit.errors import (
     ControlError,
     InvalidArgumentError,
     NotFoundError,
+    RefusedError,
     ReplkitError,
 )
 from replkit.site.channel import ChannelClient, serve_channel
@@ -244,6 +245,14 @@ def test_errors_come_through_unchanged(kind, message, hint):
     assert (request_id, result) == ("7", None)
     assert isinstance(error, ReplkitError)
     assert (type(error), error.message, error.hint) == (kind, message, hint)
+
+
+def test_the_code_of_a_refusal_comes_through():
+    """A side that returns decides by it: with a list that is trimmed at its new primary it compares hashes."""
+    _id, _result, error = decode_reply(encode_reply("7", error=RefusedError("no", code="list-trimmed", hint="h")))
+    assert (type(error), error.code, error.hint) == (RefusedError, "list-trimmed", "h")
+    _id, _result, error = decode_reply(encode_reply("7", error=RefusedError("no")))
+    assert error.code == "refused"
 
 
 @pytest.mark.parametrize("name", ["ReplkitError", "SystemExit", "annotations", "NoSuchError"])

@@ -161,7 +161,7 @@ def under_way(root: Root, back: Return) -> Resync | None:
 def blocks_after(
     replica: Replica, root: Root, number: int, block_count: int, last: int | None = None
 ) -> PagedBitmap | None:
-    """Blocks of the sets after ``number`` (up to ``last``), from their lists; ``None`` where a list is trimmed."""
+    """Blocks of the sets after ``number`` (up to ``last``), from their lists; ``None`` where one is gone or damaged."""
     try:
         return blocks_between(replica.save, root, number, root.last.number if last is None else last, block_count)
     except RecordMissingError:

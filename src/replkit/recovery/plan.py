@@ -16,8 +16,8 @@ from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.position import Position
 from replkit.errors import InconsistentError, NotFoundError, PlanStaleError, RecordMissingError
 from replkit.recovery.demotion import blocks_after, check_winner
+from replkit.recovery.facts import AnyReplica, snapped_of
 from replkit.recovery.peer import Peer, PeerInfo, settle_fork, standing_root
-from replkit.recovery.service import AnyReplica, snapped_of
 from replkit.recovery.states import state_of
 from replkit.replication.branches import identity_of
 from replkit.replication.cells import RECEIVED, MemberProgress, Root, SetHistory, sent_cell

@@ -16,7 +16,14 @@ from replkit.contracts.buffers import Buffer
 from replkit.contracts.position import Position
 from replkit.contracts.savevolume import Partition
 from replkit.deltaset.keys import parse_set_tag
-from replkit.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, RefusedError, WrongRoleError
+from replkit.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    RecordMissingError,
+    RefusedError,
+    WrongRoleError,
+)
 from replkit.recovery.arguments import (
     LISTS_SHARE,
     MAX_BLOCKS_A_CALL,
@@ -41,25 +48,21 @@ from replkit.recovery.arguments import (
     check_lineage,
     typed,
 )  # fmt: skip
+from replkit.recovery.facts import AnyReplica, changed_after, info_of, snapped_of
 from replkit.recovery.handover import begin_handover, take_over
-from replkit.recovery.peer import IDENTITIES_A_CALL, WEIGH_BLOCKS, MemberInfo, PeerInfo
+from replkit.recovery.peer import IDENTITIES_A_CALL, WEIGH_BLOCKS
 from replkit.recovery.refetch import tag_in
 from replkit.recovery.salvage import LIST
 from replkit.recovery.states import State, state_of
 from replkit.recovery.verify import block_hashes, range_hashes
 from replkit.replication.branches import identity_of
-from replkit.replication.cells import Difference, MemberProgress, Root, sent_cell
-from replkit.replication.difference import blocks_between, check_list_record, has_list
+from replkit.replication.cells import Difference, Root
+from replkit.replication.difference import check_list_record, has_list
 from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after, tag_of
 from replkit.replication.primary import PrimaryReplica
 from replkit.replication.promotion import RESTART
-from replkit.replication.root import load_struct
-from replkit.replication.secondary import SecondaryReplica
 from replkit.replication.snapshot_names import COMPARED
 from replkit.snapshot.records import SnapshotRecord, find_record
-from replkit.snapshot.snapped import SnappedVolume
-
-AnyReplica = PrimaryReplica | SecondaryReplica
 
 
 class PeerService:
@@ -251,12 +254,9 @@ class PeerService:
             # invariant 5: not after a comparison, as blocks in doubt may equal that snapshot and not the fork
             primary.members.add_following(asked.member, asked.url, asked.destination, asked.fork)
             return {"how": "following"}, b""
-        elif not asked.exact and is_unlisted_after(root, asked.fork.number):
-            raise RefusedError(
-                f"what changed after {asked.fork} is known from {root.first_listed} on only",
-                code="list-trimmed", hint="compare hashes",
-            )  # fmt: skip
         else:
+            if not asked.exact:
+                _check_lists(primary, asked.fork.number)
             at = compared.stamp.number if compared is not None and compared.stamp is not None else None
             difference = Difference(
                 fork=asked.fork, list_key=key, exact=asked.exact, exact_at=at, snapshot=asked.snapshot
@@ -302,62 +302,12 @@ class PeerService:
         return {"fenced": fenced or state_of(replica.root) is State.FENCED}, b""
 
 
-def snapped_of(replica: AnyReplica) -> SnappedVolume:
-    """The layer of a replica that keeps its snapshots."""
-    return replica.volume.snapped if isinstance(replica, PrimaryReplica) else replica.volume
-
-
-def changed_after(replica: AnyReplica, number: int) -> PagedBitmap:
-    """Blocks changed after position ``number``, uncut changes included; ``RecordMissingError`` where a list is gone."""
-    save, root, count = replica.parts.save, replica.root, snapped_of(replica).block_count
-    blocks = blocks_between(save, root, min(number, root.last.number), root.last.number, count)
-    if isinstance(replica, PrimaryReplica):
-        log = replica.volume.changelog
-        old = log.old
-        blocks.update(log.current)
-        if old is not None:
-            blocks.update(old.changed)
-    return blocks
-
-
-def info_of(replica: AnyReplica) -> PeerInfo:
-    """What a site says of its replica."""
-    root, volume = replica.root, replica.volume
-    played = root.last if isinstance(replica, PrimaryReplica) else None
-    if isinstance(replica, SecondaryReplica) and root.is_at_boundary:
-        played = replica.player.position
-    restart = next(
-        (each for each in root.snapshots if each.name.startswith(RESTART) and each.valid and each.at_boundary), None
-    )
-    members = []
-    for member in root.members:
-        progress, _version = load_struct(replica.parts.save, sent_cell(member.name), MemberProgress)
-        members.append(
-            MemberInfo(
-                name=member.name,
-                state=member.state,
-                copy_id=member.copy_id,
-                received=progress.received_by(member, root) if progress is not None else None,
-                played=progress.played_by(member, root) if progress is not None else None,
-            )
-        )
-    return PeerInfo(
-        role=root.role,
-        state=state_of(root).value,
-        lineage=root.lineage,
-        epoch=root.epoch,
-        history=root.history,
-        last=root.last,
-        played=played,
-        first_kept=root.first_kept,
-        first_listed=root.first_listed,
-        block_size=volume.block_size,
-        size_bytes=volume.size_bytes,
-        restart=restart.stamp if restart is not None else None,
-        restart_snapshot=restart.name if restart is not None else "",
-        members=tuple(members),
-        fenced=root.fenced,
-    )
+def _check_lists(primary: PrimaryReplica, number: int) -> None:
+    """``RefusedError`` where what changed after a position is not known any more: the lists are trimmed, or damaged."""
+    try:
+        changed_after(primary, number)
+    except RecordMissingError as error:
+        raise RefusedError(str(error.message), code="list-trimmed", hint="compare hashes") from error
 
 
 def is_copy_of(copy_id: str, id_: str) -> bool:

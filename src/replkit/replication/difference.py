@@ -38,8 +38,9 @@ class _ListHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def blocks_between(save: SaveVolume, root: Root, after: int, last: int, block_count: int) -> PagedBitmap:
     """The blocks below ``block_count`` that the sets after position ``after`` up to position ``last`` changed.
 
-    Data of the sets is not needed, their block lists are: ``RecordMissingError`` where one was trimmed. Blocks that the
-    volume lacked at one of the sets count as changed: where it was made smaller and larger again they were cut off.
+    Data of the sets is not needed, their block lists are: ``RecordMissingError`` where one was trimmed, or is damaged.
+    Blocks that the volume lacked at one of the sets count as changed: where it was made smaller and larger again they
+    were cut off.
     """
     blocks = PagedBitmap(block_count)
     if after >= last:
@@ -51,9 +52,15 @@ def blocks_between(save: SaveVolume, root: Root, after: int, last: int, block_co
         )
     reader = SetReader(save, lambda: root, MAX_BLOCKS)  # the volume may have been larger than it is now
     for number in numbers_between(root, after + 1, last):
-        _set_from(blocks, reader.header(number).volume_block_count)
-        for piece in reader.block_list(number):
-            _set_below(blocks, piece.start, piece.count)
+        try:
+            _set_from(blocks, reader.header(number).volume_block_count)
+            for piece in reader.block_list(number):
+                _set_below(blocks, piece.start, piece.count)
+        except CorruptRecordError as error:
+            raise RecordMissingError(
+                f"list damaged: what set {number} changed is not known: {error}",
+                hint="compare hashes of both volumes, or make a full copy",
+            ) from error
     return blocks
 
 

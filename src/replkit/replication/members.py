@@ -20,7 +20,7 @@ from replkit.errors import (
 )
 from replkit.replication.cells import FOLLOWS, Difference, Member, MemberProgress, MemberState, Root, sent_cell
 from replkit.replication.cutter import Cutter
-from replkit.replication.difference import delete_list
+from replkit.replication.difference import blocks_between, delete_list
 from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after
 from replkit.replication.leftovers import Leftovers
 from replkit.replication.logged import LoggedVolume
@@ -118,8 +118,8 @@ class MemberKeeper:
     def catch_up(self, name: str) -> None:
         """Bring a stale member to the newest position by what changed since, from block lists; no full copy (T6).
 
-        ``RecordMissingError`` when the lists are trimmed: then only ``copy_again`` is left. ``WrongRoleError`` when
-        the member is not stale, or never had its copy whole.
+        ``RecordMissingError`` when the lists are trimmed or damaged: then only ``copy_again`` is left.
+        ``WrongRoleError`` when the member is not stale, or never had its copy whole.
         """
         member, root = self._find(name), self._replica.root.get()
         progress, _version = load_struct(self._replica.save, sent_cell(name), MemberProgress)
@@ -133,6 +133,7 @@ class MemberKeeper:
                 f"list trimmed: what changed after {at}, where {name} stands, is known from {root.first_listed} on",
                 hint="make a full new copy of it",
             )
+        blocks_between(self._replica.save, root, at.number, root.last.number, self._volume.block_count)
         copy_id = self._new_copy_id(name)
         difference = Difference(fork=at, id=copy_id)
         self._change(

@@ -84,6 +84,7 @@ def encode_reply(request_id: str, result: Any = None, error: BaseException | Non
                 if ours
                 else f"internal error ({type(error).__name__}), see the log",
                 "hint": getattr(error, "hint", ""),
+                "code": getattr(error, "code", ""),
                 "faults": getattr(error, "faults", []),
             },
         }
@@ -112,6 +113,8 @@ def _error_of(body: dict[str, Any]) -> ReplkitError:
         error: ReplkitError = kind(str(body["message"]), hint=str(body.get("hint", "")))
     except TypeError:  # the name of a base class
         error = ControlError(str(body["message"]), hint=str(body.get("hint", "")))
+    if isinstance(error, errors.RefusedError):  # whoever called decides by it what to do next
+        error.code = str(body.get("code") or error.code)
     if isinstance(error, errors.ConfigError):
         error.faults = [(str(path), str(what)) for path, what in body.get("faults", [])]
     return error

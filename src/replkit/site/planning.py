@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from replkit.errors import InvalidArgumentError, NotFoundError, PeerError, ReplkitError, WrongRoleError
+from replkit.recovery.facts import AnyReplica, snapped_of
 from replkit.recovery.leftbehind import delete_left_behind
 from replkit.recovery.peer import PeerInfo
 from replkit.recovery.plan import Plan, check, plan_failover, plan_return, plan_switchover
 from replkit.recovery.salvage import delete_salvage, list_salvages, salvage_blocks
-from replkit.recovery.service import AnyReplica, snapped_of
 from replkit.replication.cells import MemberProgress, sent_cell
 from replkit.replication.primary import PrimaryReplica
 from replkit.replication.promotion import Mode

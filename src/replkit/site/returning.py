@@ -23,10 +23,10 @@ from replkit.errors import (
     WrongRoleError,
 )
 from replkit.recovery.demotion import Return, demote, redirect, step_back, under_way
+from replkit.recovery.facts import AnyReplica
 from replkit.recovery.handover import begin_handover, cancel_handover
 from replkit.recovery.peer import Peer, settle_fork
 from replkit.recovery.resync import full_copy, join
-from replkit.recovery.service import AnyReplica
 from replkit.recovery.states import state_of
 from replkit.replication.branches import identity_of
 from replkit.replication.cells import Resync

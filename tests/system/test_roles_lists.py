@@ -1,0 +1,113 @@
+"""Resyncs between real daemons that cannot go the short way: no room for the difference, or no list of what differs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from replkit.contracts.registry import default_registry
+from replkit.site.control import ControlClient
+from replkit.site.nbd.client import NbdClient
+
+from .role_world import RoleWorld
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Starts a world of two sites; what its logs say is looked at in the end."""
+    worlds = []
+
+    def make(**options):
+        worlds.append(RoleWorld(tmp_path, **options))
+        worlds[0].begin()
+        return worlds[0]
+
+    yield make
+    for world in worlds:
+        world.stop()
+        assert world.tracebacks() == []
+
+
+def rot(site, part):
+    """Damage the newest records of a site's save volume whose key ends so, as a disk does it, behind its back."""
+    folder = site.folder / "save"
+    with default_registry().open_save_volume(folder.as_uri(), producer=False) as save:
+        key = max((key for key in save.list("lists/") if part in key), key=lambda key: key.split("/")[1])
+        held = bytes(save.get(key))
+    found = [path for path in folder.rglob("*") if path.is_file() and held in path.read_bytes()]
+    for path in found:
+        at = path.read_bytes().index(held)
+        with path.open("r+b") as file:
+            file.seek(at + len(held) // 2)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 0xFF]))
+    assert found, f"{key} is nowhere in {folder}"
+
+
+def part(world, *, damaged_at=""):
+    """Both sides are written after they parted; a is ended cleanly with a set that never got away, and comes back."""
+    a, b = world.a, world.b
+    world.put(a, 1, b"kept")
+    world.ask("wait", "disk", "--durable-on", 1, "--played")
+    world.ask("pause", "disk")
+    world.put(a, 2, b"lost")
+    world.ask("cut", "disk")
+    world.end(a)
+    world.ask("failover", "disk", "--yes", site=b)
+    world.put(b, 3, b"while a was away")
+    world.ask("cut", "disk", site=b)
+    if damaged_at == "a":
+        rot(a, "/blocks-")
+    elif damaged_at == "b":
+        rot(b, "/blocks-")
+    world.start(a)
+    world.is_in(a, "fenced")
+
+
+@pytest.mark.requirement("R4", "R8")
+def test_a_list_that_is_damaged_here_is_replaced_by_a_comparison_which_is_said(begin):
+    world = begin()
+    a, b = world.a, world.b
+    part(world, damaged_at="a")
+    assert "comparison" in world.run("plan", "resync", "disk")
+    said = world.run("resync", "disk", "--yes")
+    assert "both sides are compared by hashes" in said.replace("\n", " ")
+    world.are_equal(b, a)
+    assert [world.block(a, number) for number in (1, 2, 3)] == [b"kept", b"", b"while a was away"]
+    (salvage,) = world.ask("salvage", "list", "disk")["salvages"]
+    assert salvage["id"]
+
+
+@pytest.mark.requirement("R4")
+def test_a_list_that_is_damaged_at_the_new_primary_is_replaced_by_a_comparison(begin):
+    world = begin()
+    a, b = world.a, world.b
+    part(world, damaged_at="b")
+    assert "list damaged: what set 3 changed is not known" in world.run("resync", "disk", "--yes").replace("\n", " ")
+    world.are_equal(b, a)
+    assert [world.block(a, number) for number in (1, 2, 3)] == [b"kept", b"", b"while a was away"]
+
+
+@pytest.mark.requirement("R4", "R6", "S4")
+def test_a_difference_larger_than_the_save_volume_is_written_in_place_though_it_is_killed_meanwhile(begin):
+    world = begin(size=256 * MIB, capacity="64MiB")
+    a, b = world.a, world.b
+    part(world)
+    with NbdClient(b.nbd_address, "disk") as client:
+        for at in range(4 * MIB, 204 * MIB, MIB):
+            client.write(at, os.urandom(MIB))
+        client.flush()
+    with ControlClient(a.control) as client:
+        client.request("resync", volume="disk")
+    world.is_so(lambda: (world.volume(a).get("resync") or {}).get("in_place"), "it goes in place")
+    world.kill(a)
+    world.start(a)
+    assert world.volume(a)["state"] in {"inconsistent", "resyncing"}
+    assert "stands at no boundary" in world.run("failover", "disk", "--yes", code=3)
+    world.are_equal(b, a)
+    assert world.block(a, 2) == b""
+    assert world.volume(a)["state"] == "up-to-date"
