@@ -48,7 +48,7 @@ def rot(site, part):
     assert found, f"{key} is nowhere in {folder}"
 
 
-def part(world, *, damaged_at=""):
+def part(world, *, damaged_at="", what="/blocks-"):
     """Both sides are written after they parted; a is ended cleanly with a set that never got away, and comes back."""
     a, b = world.a, world.b
     world.put(a, 1, b"kept")
@@ -61,18 +61,19 @@ def part(world, *, damaged_at=""):
     world.put(b, 3, b"while a was away")
     world.ask("cut", "disk", site=b)
     if damaged_at == "a":
-        rot(a, "/blocks-")
+        rot(a, what)
     elif damaged_at == "b":
-        rot(b, "/blocks-")
+        rot(b, what)
     world.start(a)
     world.is_in(a, "fenced")
 
 
 @pytest.mark.requirement("R4", "R8")
-def test_a_list_that_is_damaged_here_is_replaced_by_a_comparison_which_is_said(begin):
+@pytest.mark.parametrize("what", ["/blocks-", "/header"])
+def test_a_list_that_is_damaged_here_is_replaced_by_a_comparison_which_is_said(begin, what):
     world = begin()
     a, b = world.a, world.b
-    part(world, damaged_at="a")
+    part(world, damaged_at="a", what=what)
     assert "comparison" in world.run("plan", "resync", "disk")
     said = world.run("resync", "disk", "--yes")
     assert "both sides are compared by hashes" in said.replace("\n", " ")
@@ -83,10 +84,11 @@ def test_a_list_that_is_damaged_here_is_replaced_by_a_comparison_which_is_said(b
 
 
 @pytest.mark.requirement("R4")
-def test_a_list_that_is_damaged_at_the_new_primary_is_replaced_by_a_comparison(begin):
+@pytest.mark.parametrize("what", ["/blocks-", "/header"])
+def test_a_list_that_is_damaged_at_the_new_primary_is_replaced_by_a_comparison(begin, what):
     world = begin()
     a, b = world.a, world.b
-    part(world, damaged_at="b")
+    part(world, damaged_at="b", what=what)
     assert "list damaged: what set 3 changed is not known" in world.run("resync", "disk", "--yes").replace("\n", " ")
     world.are_equal(b, a)
     assert [world.block(a, number) for number in (1, 2, 3)] == [b"kept", b"", b"while a was away"]

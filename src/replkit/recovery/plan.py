@@ -14,7 +14,7 @@ from xxhash import xxh3_64
 
 from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.position import Position
-from replkit.errors import InconsistentError, NotFoundError, PlanStaleError, RecordMissingError
+from replkit.errors import CorruptRecordError, InconsistentError, NotFoundError, PlanStaleError, RecordMissingError
 from replkit.recovery.demotion import blocks_after, check_winner
 from replkit.recovery.facts import AnyReplica, snapped_of
 from replkit.recovery.peer import Peer, PeerInfo, settle_fork, standing_root
@@ -188,7 +188,7 @@ def created_s(parts: Replica, root: Root, number: int) -> float | None:
         return None
     try:
         return SetReader(parts.save, lambda: root, 1 << 48).header(span_of(root, number).last).created_s
-    except RecordMissingError:
+    except (CorruptRecordError, RecordMissingError):
         return None
 
 

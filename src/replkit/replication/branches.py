@@ -12,7 +12,7 @@ from replkit.contracts.position import Epoch, HistoryEntry, Position
 from replkit.contracts.savevolume import SaveVolume
 from replkit.deltaset.identity import lineage_identity
 from replkit.deltaset.keys import set_tag
-from replkit.errors import RecordMissingError
+from replkit.errors import CorruptRecordError, RecordMissingError
 from replkit.replication.cells import Branch, Root, Span, WriterRun
 from replkit.replication.directory import numbers_between, span_of, tag_of
 from replkit.replication.set_reader import SetReader
@@ -93,7 +93,7 @@ def identity_at(reader: SetReader, root: Root, number: int) -> str:
     span = span_of(root, number)
     if span.last == number:
         if number >= root.first_listed:
-            with suppress(RecordMissingError):  # then the set after it tells
+            with suppress(RecordMissingError, CorruptRecordError):  # then the set after it tells
                 return reader.header(number).identities[-1]
         return reader.header(span_of(root, number + 1).last).base_identity
     header = reader.header(span.last)

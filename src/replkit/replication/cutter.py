@@ -13,7 +13,15 @@ import msgspec
 
 from replkit.contracts.position import Position
 from replkit.deltaset.header import Mark
-from replkit.errors import AlreadyExistsError, CutAbandonedError, FencedError, ReplkitError, SaveVolumeFullError
+from replkit.errors import (
+    AlreadyExistsError,
+    CorruptRecordError,
+    CutAbandonedError,
+    FencedError,
+    RecordMissingError,
+    ReplkitError,
+    SaveVolumeFullError,
+)
 from replkit.replication.cells import CUTS, HISTORY_LENGTH, SetHistory
 from replkit.replication.congestion import Congestion
 from replkit.replication.cut import Cut
@@ -147,13 +155,19 @@ class Cutter:
             "history": [msgspec.structs.asdict(entry) for entry in self._recent],
         }
 
-    def age_s(self, number: int) -> float:
-        """Lag of a replica that stands at ``number``: the age of the oldest set that it lacks; 0 when it has all."""
+    def age_s(self, number: int) -> float | None:
+        """Lag of a replica that stands at ``number``: the age of the oldest set that it lacks; 0 when it has all.
+
+        ``None`` where nobody knows: the header of that set is gone, or damaged.
+        """
         root = self._replica.root.get()
         if number >= root.last.number:
             return 0.0
         reader = SetReader(self._replica.save, self._replica.root.get, self._volume.block_count)
-        header = reader.header(span_of(root, max(number + 1, root.first_listed)).last)
+        try:
+            header = reader.header(span_of(root, max(number + 1, root.first_listed)).last)
+        except (CorruptRecordError, RecordMissingError):
+            return None
         return max(0.0, self._runtime.now() - header.created_s)
 
     def _is_due(self, policy: Policy) -> bool:

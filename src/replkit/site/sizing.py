@@ -12,7 +12,7 @@ import msgspec
 
 from replkit.contracts.position import Position
 from replkit.contracts.savevolume import SaveVolume
-from replkit.errors import NotFoundError, RecordMissingError
+from replkit.errors import CorruptRecordError, NotFoundError, RecordMissingError
 from replkit.replication.cells import Root
 from replkit.replication.difference import MAX_BLOCKS
 from replkit.replication.directory import numbers_between
@@ -70,6 +70,6 @@ def _sizes_of_sets(save: SaveVolume, root: Root) -> set[int]:
     for number in numbers_between(root, max(root.first_listed, root.last.number - NEWEST_SETS), root.last.number):
         try:
             found.add(reader.header(number).volume_size_bytes)
-        except RecordMissingError:
+        except (CorruptRecordError, RecordMissingError):
             continue
     return found
