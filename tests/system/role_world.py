@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -114,6 +115,20 @@ class RoleWorld(World):
         """End a site cleanly, and start it again."""
         self.end(site)
         self.start(site)
+
+    def cloned(self, site: Site, name: str) -> Site:
+        """Another site with a copy of everything that an ended one has; only its name and its addresses are others."""
+        (port,) = free_ports(1)
+        home = site.folder.with_name(name)
+        shutil.copytree(site.folder, home)
+        url, config = f"tcp://127.0.0.1:{port}", site.config.with_name(f"{name}.toml")
+        text = site.config.read_text().replace(str(site.folder), str(home)).replace(site.url, url)
+        config.write_text(text.replace(f'site = "{site.name}"', f'site = "{name}"'))
+        self.sites[name] = clone = Site(
+            name=name, folder=home, config=config, control=home / "control.sock",
+            nbd_address=f"unix:{home}/disk.nbd", url=url,
+        )  # fmt: skip
+        return clone
 
     def tracebacks(self) -> list[str]:
         """Logs that have one."""

@@ -189,7 +189,8 @@ def check_winner(name: str, root: Root, info: PeerInfo, url: str) -> None:
             hint="the other site is to resync with this one",
         )
     if info.role != "primary":
-        raise FencedError(f"{name}: {url} is a {info.role}, not the primary", hint="resync with the primary")
+        hint = "name the site of the primary with --from"
+        raise FencedError(f"{name}: {url} is a {info.role}, not the primary", hint=hint)
     if found is Relation.DIVERGED:
         raise DivergedError(
             f"{name}: two promotions have epoch {root.epoch.count}: the one that is known here, and that of {url}",
