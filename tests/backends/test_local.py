@@ -11,7 +11,7 @@ from replkit.contracts.message import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Message
 from replkit.contracts.registry import default_registry
 from replkit.contracts.transport import Transport
 from replkit.errors import AlreadyExistsError, InvalidArgumentError
-from replkit.testing.transport_suite import WAIT_S, Pair, TransportSuite, World
+from replkit.testing.transport_suite import WAIT_S, Pair, Running, TransportSuite, World
 
 _numbers = itertools.count()
 
@@ -35,6 +35,16 @@ class TestLocal(TransportSuite):
         received = pair.there.receive(WAIT_S)
         assert received is not None
         assert received.payload is payload
+
+    def test_a_wake_ends_a_wait_or_that_of_the_next_call_and_loses_nothing(self, pair: Pair) -> None:
+        waiting = Running(lambda: pair.there.receive(10 * WAIT_S))
+        pair.there.wake()
+        assert waiting.result() is None
+        pair.there.wake()
+        assert pair.there.receive(10 * WAIT_S) is None
+        pair.there.wake()
+        pair.here.send(Message(5), WAIT_S)
+        assert pair.there.receive(WAIT_S) == Message(5)
 
     @pytest.mark.parametrize(
         "message", [Message(1, bytes(MAX_BODY_BYTES + 1)), Message(1, b"", bytes(MAX_PAYLOAD_BYTES + 1))]

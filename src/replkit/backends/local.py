@@ -33,7 +33,7 @@ class _Queue:
         self._changed = threading.Condition()
         self._messages: deque[Message] = deque()
         self._waiting_bytes = 0
-        self._is_closed = False
+        self._is_closed = self._is_woken = False
 
     def put(self, message: Message, timeout_s: float) -> bool:
         """Append when there is room; False when there was none in time."""
@@ -52,7 +52,8 @@ class _Queue:
     def get(self, timeout_s: float) -> Message | None:
         """The oldest message; what was sent before an orderly close is still delivered, as over TCP."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._messages, timeout_s)
+            self._changed.wait_for(lambda: self._is_closed or self._messages or self._is_woken, timeout_s)
+            self._is_woken = False
             if not self._messages:
                 if self._is_closed:
                     raise LinkClosedError("the local link is closed")
@@ -61,6 +62,12 @@ class _Queue:
             self._waiting_bytes -= PREFIX_BYTES + len(message.body) + memoryview(message.payload).nbytes
             self._changed.notify_all()
         return message
+
+    def wake(self) -> None:
+        """End the wait of a ``get``, or that of the next one."""
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify_all()
 
     def close(self, *, drop: bool) -> None:
         with self._changed:
@@ -92,6 +99,10 @@ class LocalLink(Link):
     def receive(self, timeout_s: float) -> Message | None:
         """The next message."""
         return self._incoming.get(timeout_s)
+
+    def wake(self) -> None:
+        """End the wait of ``receive``."""
+        self._incoming.wake()
 
     def close(self) -> None:
         """Close both queues; the peer may still take what was sent to it."""

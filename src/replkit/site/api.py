@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
 from xxhash import xxh3_64_hexdigest
 
+from replkit.contracts.hooks import hookimpl
 from replkit.contracts.position import Position
 from replkit.contracts.registry import DEFAULT_BLOCK_SIZE, Registry
 from replkit.contracts.savevolume import SaveVolume
@@ -21,7 +23,7 @@ from replkit.contracts.transport import Link
 from replkit.contracts.volume import BlockVolume
 from replkit.errors import ControlError, InvalidArgumentError, ReplkitError, WrongRoleError
 from replkit.replication.primary import PrimaryReplica
-from replkit.replication.receiver import greet
+from replkit.replication.receiver import Receiver, greet
 from replkit.replication.root import read_root
 from replkit.replication.secondary import SecondaryReplica
 from replkit.replication.sender import Sender
@@ -71,6 +73,8 @@ class Replica:
         self._primary: PrimaryReplica | None = None
         self._secondary: SecondaryReplica | None = None
         self._stores: tuple[BlockVolume, SaveVolume] | None = None
+        self._drivers: list[Driver] = []
+        self._receiver: Receiver | None = None
         self._failure: BaseException | None = None
         self._ending = threading.Event()
 
@@ -90,6 +94,7 @@ class Replica:
             raise
         self._stack.callback(save.close)
         self._stores = volume, save
+        self._registry.register(self, f"replica-{self.name}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -126,7 +131,7 @@ class Replica:
             save, volume, transport, member, self._runtime, self._registry.hooks, name=self.name, site=self.name
         )
         self._stack.callback(sender.close)
-        self._drive(f"sender-{member}", lambda: sender.step(WAIT_FOR_MESSAGE_S))
+        self._drive(f"sender-{member}", lambda: sender.step(WAIT_FOR_MESSAGE_S), on_wake=sender.wake)
 
     def cut(self, snapshot: str | None = None) -> Position:
         """Cut a delta set of all that was written, and return its position once it is durable here."""
@@ -198,7 +203,7 @@ class Replica:
 
         def on_link(link: Link) -> None:
             try:
-                receiver = secondary.accept(greet(link, self._runtime))
+                self._receiver = receiver = secondary.accept(greet(link, self._runtime))
                 while not self._ending.is_set():
                     pause_s = receiver.step(WAIT_FOR_MESSAGE_S)
                     if pause_s is None:
@@ -214,8 +219,29 @@ class Replica:
         members: list[dict[str, Any]] = self._as_primary().status()["members"]  # type: ignore[assignment]
         return members
 
-    def _drive(self, name: str, step: Any) -> None:
-        driver = Driver(f"{self.name}-{name}", step, on_error=self._say, on_fatal=self._on_fatal)
+    @hookimpl
+    def replkit_delta_set_cut(self) -> None:
+        """The senders look now."""
+        self._wake()
+
+    @hookimpl
+    def replkit_delta_set_received(self) -> None:
+        """The player looks now."""
+        self._wake()
+
+    @hookimpl
+    def replkit_delta_set_played(self) -> None:
+        """The sender waits to hear of it."""
+        if self._receiver is not None:
+            self._receiver.wake()
+
+    def _wake(self) -> None:
+        for driver in tuple(self._drivers):
+            driver.wake()
+
+    def _drive(self, name: str, step: Any, *, on_wake: Callable[[], None] = lambda: None) -> None:
+        driver = Driver(f"{self.name}-{name}", step, on_error=self._say, on_fatal=self._on_fatal, on_wake=on_wake)
+        self._drivers.append(driver)
         self._stack.callback(driver.stop)
 
     def _on_fatal(self, error: BaseException) -> None:
