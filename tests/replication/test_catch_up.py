@@ -184,7 +184,7 @@ def test_where_the_lists_are_trimmed_it_says_so_and_changes_nothing() -> None:
     assert stale.a.primary.root == before
 
 
-def test_only_a_stale_member_catches_up() -> None:
+def test_a_member_that_lacks_nothing_does_not_catch_up() -> None:
     world = Sites("ab")
     world.follow(world.a, world.b)
     with pytest.raises(WrongRoleError, match="following"):
@@ -250,3 +250,34 @@ def test_a_follower_without_any_copy_is_diverged() -> None:
 def _state(world: Sites) -> str:
     progress, _version = load_struct(world.a.save, sent_cell("b"), MemberProgress)
     return progress.state if progress is not None else ""
+
+
+@pytest.mark.requirement("S4", "T6")
+def test_a_member_whose_save_volume_cannot_hold_the_next_set_is_brought_on_in_place(copied: list[m.CopyBegin]) -> None:
+    world = Sites("ab", blocks=512)
+    a, b = world.a, world.b
+    a.write(0, block("0", 16))
+    world.follow(a, b)
+    old = b.secondary.root.last
+    a.primary.set_policy(slow_retry_s=1000.0)
+    b.save.sets_bytes = 16 << 10
+    a.write(100, block("a", 200))
+    a.primary.cut()
+
+    def refusal() -> str:
+        progress, _version = load_struct(a.save, sent_cell("b"), MemberProgress)
+        return progress.last_error if progress is not None and progress.state == "refused" else ""
+
+    world.settle(lambda: bool(refusal()))
+    assert "cannot hold this one set" in refusal()
+    assert "replkit replica catch-up" in refusal()
+    assert b.secondary.root.last == old
+    a.primary.members.catch_up("b")
+    began_s = world.runtime.monotonic()
+    world.settle(lambda: Sites.is_equal(a, b))
+    assert world.runtime.monotonic() - began_s < 100, "a command is tried at once"
+    (begin,) = copied
+    assert begin.base == old
+    a.write(0, block("b", 2))
+    a.primary.cut()
+    world.settle(lambda: Sites.is_equal(a, b))

@@ -7,7 +7,7 @@ import threading
 import msgspec
 import pytest
 
-from replkit.errors import CorruptRecordError, CutAbandonedError
+from replkit.errors import CorruptRecordError, CutAbandonedError, StoreUnavailableError
 from replkit.replication.policy import change_policy
 from replkit.replication.set_reader import SetReader
 from replkit.testing.sim.machines import BLOCK_SIZE, SimSecondary
@@ -151,6 +151,26 @@ def test_nothing_is_given_up_whose_blocks_cannot_be_marked(monkeypatch: pytest.M
     world.network.down.clear()
     world.settle()
     world.check_equal()
+
+
+@pytest.mark.requirement("S4")
+def test_members_that_became_stale_in_a_swap_of_which_no_reply_came_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 11, seed 100931: the next try found them stale already, and said nothing."""
+    world = world_with("pull-ahead")
+    primary, said = world.primary.replica, len(world.model.errors)
+    swap = world.primary.save.swap
+
+    def swap_and_lose_the_reply(cell: str, value: bytes, expected_version: int) -> int:
+        swap(cell, value, expected_version)
+        raise StoreUnavailableError("no reply")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.primary.save, "swap", swap_and_lose_the_reply)
+        with pytest.raises(StoreUnavailableError):
+            primary.congestion.mark_stale("test")
+    assert any("members may be stale: test" in each for each in world.model.errors[said:])
+    primary.congestion.mark_stale("test")
+    assert [member.state for member in primary.root.members] == ["stale"]
 
 
 def unreadable(_reader: SetReader, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Resyncs between real daemons that cannot go the short way: no room for the difference, or no list of what differs."""
+"""What cannot go the short way between real daemons: no room for a set or a difference, or no list of what differs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def begin(tmp_path):
     """Starts a world of two sites; what its logs say is looked at in the end."""
     worlds = []
 
-    def make(**options):
+    def make(change=lambda world: None, **options):
         worlds.append(RoleWorld(tmp_path, **options))
+        change(worlds[0])
         worlds[0].begin()
         return worlds[0]
 
@@ -113,3 +114,25 @@ def test_a_difference_larger_than_the_save_volume_is_written_in_place_though_it_
     world.are_equal(b, a)
     assert world.block(a, 2) == b""
     assert world.volume(a)["state"] == "up-to-date"
+
+
+@pytest.mark.requirement("S4", "T6")
+def test_a_secondary_that_is_refused_a_set_for_want_of_room_is_brought_on_by_what_changed(begin):
+    def make_small(world):
+        text = world.b.config.read_text()
+        world.b.config.write_text(text.replace('capacity = "1GiB"', 'capacity = "64MiB"'))
+
+    world = begin(make_small, size=128 * MIB)
+    a, b = world.a, world.b
+    world.ask("policy", "disk", "interval_s=3600")
+    with NbdClient(a.nbd_address, "disk") as client:
+        for at in range(4 * MIB, 68 * MIB, MIB):
+            client.write(at, os.urandom(MIB))
+        client.flush()
+    world.ask("cut", "disk")
+    world.is_so(lambda: world.member(a, "b").get("sender_state") == "refused", "the set is larger than the room")
+    assert "replkit replica catch-up" in world.member(a, "b")["last_error"]
+    world.ask("replica", "catch-up", "disk", "b")
+    world.ask("policy", "disk", "interval_s=0.3")
+    world.put(a, 1, b"and on")
+    world.are_equal(a, b)

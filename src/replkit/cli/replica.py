@@ -89,7 +89,11 @@ def copy(*, client: ControlClient, volume: str, name: str, yes: bool, as_json: b
 @json_option
 @control_option
 def catch_up(*, client: ControlClient, volume: str, name: str, as_json: bool) -> None:
-    """Bring the stale secondary NAME of VOLUME to the newest position by what changed since it stopped, not by a copy.
+    """Bring the secondary NAME of VOLUME to the newest position by what changed since it stopped, not by a copy.
+
+    For one that is stale, and for one that is refused as its save volume cannot hold the next set. What changed goes
+    straight into its volume where there is no room for it either; until all is there it can be neither read nor
+    promoted.
 
     Refused when the lists of what changed are trimmed as well: then only "replkit replica copy" is left.
     """

@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from replkit.contracts.savevolume import Partition
-from replkit.errors import RecordMissingError
+from replkit.errors import RecordMissingError, ReplkitError
 from replkit.replication.cells import Root, Span
 from replkit.replication.directory import numbers_between, span_of, tag_of
 from replkit.replication.logged import LoggedVolume
@@ -79,7 +79,12 @@ class Congestion:
             return msgspec.structs.replace(root, members=members)
 
         before = self._replica.root.get()
-        if self._replica.root.mutate(change) != before:
+        try:
+            after = self._replica.root.mutate(change)
+        except ReplkitError as error:  # it may be done all the same, and nobody would hear of it later
+            self._say(f"members may be stale: {reason}: {error}")
+            raise
+        if after != before:
             self._say(f"members are stale: {reason}")
 
     def status(self) -> dict[str, object]:

@@ -116,15 +116,19 @@ class MemberKeeper:
             self._drop_snapshot(old)
 
     def catch_up(self, name: str) -> None:
-        """Bring a stale member to the newest position by what changed since, from block lists; no full copy (T6).
+        """Bring a member to the newest position by what changed since, from block lists; no full copy (T6).
+
+        For one that is stale, and for one that follows and cannot go on by sets, as one is larger than its save volume.
+        A difference that does not fit there goes into its volume in place, which stands at no boundary until then.
 
         ``RecordMissingError`` when the lists are trimmed or damaged: then only ``copy_again`` is left.
-        ``WrongRoleError`` when the member is not stale, or never had its copy whole.
+        ``WrongRoleError`` when the member lacks nothing, is paused, or never had its copy whole.
         """
         member, root = self._find(name), self._replica.root.get()
         progress, _version = load_struct(self._replica.save, sent_cell(name), MemberProgress)
         at = progress.received if progress is not None and progress.copied == member.copy_id else None
-        if member.state != "stale" or member.shared or at is None:
+        is_behind = at is not None and member.state == "following" and at.number < root.last.number
+        if member.shared or at is None or not (member.state == "stale" or is_behind):
             raise WrongRoleError(
                 f"{name} is {member.state} and cannot catch up by what changed", hint="make a full new copy of it"
             )

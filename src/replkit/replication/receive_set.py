@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replkit.contracts.buffers import Buffer
+from replkit.contracts.message import MAX_PAYLOAD_BYTES
 from replkit.contracts.position import Position
 from replkit.contracts.volume import Capability
 from replkit.deltaset.chunk import Chunk, decode_chunk, record_checksum
@@ -119,6 +120,13 @@ class SetInbox:
         self._content = _Content(self._replica)
         return header.position
 
+    @property
+    def needs_bytes(self) -> int:
+        """Room that the next chunk of the set that is arriving may need; 0 while none is."""
+        if self._begun is None or self._is_skipped:
+            return 0
+        return self._content.largest_bytes or MAX_PAYLOAD_BYTES
+
     def drop(self) -> None:
         """Delete what is there of the set; the rest of it in this session is passed over."""
         receiving = self._cell.get()
@@ -185,7 +193,7 @@ class _Content:
     """What the chunks so far add up to."""
 
     def __init__(self, replica: Replica) -> None:
-        self.next_chunk = self.block_count = self.plain_bytes = self.stored_bytes = 0
+        self.next_chunk = self.block_count = self.plain_bytes = self.stored_bytes = self.largest_bytes = 0
         self.digest = SetDigest()
         self._replica = replica
         self._parent = replica.root.get().last.identity
@@ -207,7 +215,9 @@ class _Content:
         self.next_chunk += 1
         self.block_count += sum(piece.count for piece in chunk.pieces)
         self.plain_bytes += chunk.head.plain_bytes
-        self.stored_bytes += memoryview(record).nbytes
+        size_bytes = memoryview(record).nbytes
+        self.stored_bytes += size_bytes
+        self.largest_bytes = max(self.largest_bytes, size_bytes)
         self.last_stop = chunk.pieces[-1].stop
 
     def identity(self, header: SetHeader) -> str:

@@ -17,6 +17,8 @@ from replkit.errors import (
     LinkClosedError,
     LinkTimeoutError,
     ProtocolError,
+    RefusedError,
+    ReplkitError,
     SaveVolumeFullError,
 )
 from replkit.rcp import messages as m
@@ -36,6 +38,8 @@ from replkit.replication.root import StructCell
 SEND_TIMEOUT_S = 30.0
 MESSAGES_A_STEP = 32
 CREDIT_WINDOW_BYTES = 64 << 20
+STUCK_S = 3.0
+"""How long nothing may come of a set for which there is no room, before it is refused."""
 RESERVE_SHARE = 16
 """One part in so many of the room for sets is not granted: heads and alignment of records need it."""
 PAUSE_S = 0.05
@@ -116,6 +120,7 @@ class Receiver:
         self._is_welcomed = self._is_closed = self._is_over = False
         self._stepping = replica.runtime.lock()
         self._pause_s = 0.0
+        self._stuck_since: tuple[float, int] | None = None
         self.waits_for = ""
         self.received_bytes = 0
 
@@ -136,13 +141,13 @@ class Receiver:
             if not self._is_welcomed:
                 return self._welcome()
             self._report()
+            self._refuse_if_stuck()
             if self._waiting is not None:
                 return self._handle(*self._waiting)
             if not self._receive(wait_s):
                 return None
-        except (ProtocolError, CorruptRecordError, DivergedError) as error:
-            code = "diverged" if isinstance(error, DivergedError) else "protocol"
-            self._end(code, str(error), error)
+        except (ProtocolError, CorruptRecordError, DivergedError, RefusedError) as error:
+            self._end(_code_of(error), str(error), error)
             return None
         except (LinkClosedError, LinkTimeoutError):
             self._link.close()
@@ -223,14 +228,25 @@ class Receiver:
             root = self._replica.root.get()
             if not root.is_at_boundary and isinstance(body, m.Chunk | m.SetEnd):
                 self._sets.skip()  # a full save volume must not hold up the copy; the set is sent again
-            elif root.first_kept <= root.last.number or root.condemned or not isinstance(body, m.Chunk):
+            elif _may_give_way(root) or not isinstance(body, m.Chunk):
                 return PAUSE_S
             else:
-                raise ProtocolError(f"the save volume cannot hold this one set: {error.message}") from error
+                raise _too_large(error.message) from error
         self.waits_for = ""
         self._waiting = None
         self._report()
         return 0.0
+
+    def _refuse_if_stuck(self) -> None:
+        """A set of which no more fits, where nothing gives way: its sender would wait for credit for ever (S4)."""
+        now, root, needs_bytes = self._runtime.monotonic(), self._replica.root.get(), self._sets.needs_bytes
+        room_bytes = self._room_bytes()
+        if not needs_bytes or room_bytes >= needs_bytes or _may_give_way(root) or self._link.is_receiving():
+            self._stuck_since = None
+        elif self._stuck_since is None or self._stuck_since[1] != self.received_bytes:
+            self._stuck_since = now, self.received_bytes
+        elif now - self._stuck_since[0] > STUCK_S:
+            raise _too_large(f"{room_bytes} bytes of room are left")
 
     def _carry_out(self, body: m.Body, message: Message) -> None:
         payload = message.payload
@@ -342,3 +358,22 @@ class Receiver:
             self.waits_for = ""
         finally:
             self._link.close()
+
+
+def _may_give_way(root: Root) -> bool:
+    """Whether sets are kept that playback, the trimmer or the end of a copy will let go of."""
+    return root.first_kept <= root.last.number or bool(root.condemned) or not root.is_at_boundary
+
+
+def _too_large(what: str) -> RefusedError:
+    return RefusedError(
+        f"the save volume cannot hold this one set: {what}",
+        code="too-large",
+        hint="enlarge it, or have the primary send what changed: replkit replica catch-up",
+    )
+
+
+def _code_of(error: ReplkitError) -> str:
+    if isinstance(error, RefusedError):
+        return error.code
+    return "diverged" if isinstance(error, DivergedError) else "protocol"

@@ -77,6 +77,7 @@ class Sender:
         self._cached_root = read_root(save)
         self._commands = CommandQueue(runtime)
         self._retry_at_s = 0.0
+        self._failed: Member | None = None
         self._failures = 0
         self._told = ""
 
@@ -131,7 +132,7 @@ class Sender:
             return IDLE_PAUSE_S
         if self._link is None or self._session is None:
             pause_s = self._retry_at_s - self._runtime.monotonic()
-            if pause_s > 0:
+            if pause_s > 0 and member == self._failed:  # else a command changed what is to be sent, or where to
                 return min(pause_s, IDLE_PAUSE_S)
             self._connect(root, member)
             return 0.0
@@ -272,6 +273,7 @@ class Sender:
         has_given_up = self._failures > policy.retries
         pause_s = policy.slow_retry_s if has_given_up else policy.retry_s
         self._retry_at_s = self._runtime.monotonic() + pause_s
+        self._failed = find_member(self._cached_root, self._member_name)
         self._progress.change(state=state, last_error=str(error)[:1000])
         if has_given_up and self._told != state:
             self._told = state
