@@ -7,6 +7,7 @@ import pytest
 
 from replkit.errors import FencedError, InconsistentError, NotFoundError, WrongRoleError
 from replkit.recovery.salvage import delete_salvage, list_salvages, open_salvage, salvage_blocks
+from replkit.replication.branches import FORK_IDENTITY
 from replkit.testing.sim.model import read_all
 from replkit.testing.sim.sites import BLOCK, Site, Sites, block
 
@@ -145,6 +146,30 @@ def test_when_the_list_is_gone_hashes_are_compared_and_only_what_differs_is_sent
     assert world.a.content == world.b.content
     assert world.a.receivers[0].received_bytes < (64 << 10) + 2000  # one range of 64 KiB of 2 MiB
     assert not [record for record in world.b.primary.snapshots() if record.name.startswith(("copy.", "resync."))]
+
+
+@pytest.mark.requirement("R4", "R6")
+def test_a_fork_whose_identity_neither_side_lists_is_agreed_on_by_the_histories() -> None:
+    """Invariant 12, seed 101890: it had no identity at all, which no hello could carry, so no session began."""
+    world = failed_over(blocks=4096)
+    fork = world.b.primary.root.restart
+    assert fork is not None
+    for site in (world.a, world.b):
+        site.write(100, block("x"))
+        site.primary.cut()
+        site.primary.parts.root.mutate(
+            lambda now: msgspec.structs.replace(now, first_listed=fork.number + 2, first_kept=fork.number + 2)
+        )
+        assert site.primary.identity_of(fork.number) == ""
+    resync = world.resync(world.a, world.b)
+    assert resync is not None
+    assert (resync.fork.number, resync.fork.identity) == (fork.number, FORK_IDENTITY)
+    assert resync.compares
+    world.settle(lambda: is_back(world, world.a, world.b))
+    assert world.a.content == world.b.content
+    world.a.secondary.promote()
+    world.a.reopen()
+    assert world.a.primary.identity_of(fork.number) == "", "nor does what was agreed on count as one later"
 
 
 @pytest.mark.requirement("R4", "R6")

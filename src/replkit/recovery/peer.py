@@ -14,7 +14,7 @@ from replkit.deltaset.chunk import MAX_CHUNK_BYTES
 from replkit.errors import ProtocolError, RecordMissingError, RefusedError
 from replkit.recovery.history import ForkPoint, epoch_of, fork_point
 from replkit.recovery.salvage import LIST
-from replkit.replication.branches import cut_back
+from replkit.replication.branches import FORK_IDENTITY, cut_back
 from replkit.replication.cells import Handover, Member, Resync, Role, Root
 
 Call = Callable[[str, dict[str, Any], Buffer], tuple[dict[str, Any], Buffer]]
@@ -223,7 +223,8 @@ def settle_fork(root: Root, identity_of: Callable[[int], str], peer: Peer, info:
     """The fork point as a position both sides vouch for: the last at which the identities are equal.
 
     Histories alone say too much where a save volume was rolled back or a site cloned: then two different sets have
-    one epoch and number. Positions that a side does not list any more are taken on the word of the histories.
+    one epoch and number. Positions that a side does not list any more are taken on the word of the histories; where
+    neither does, the fork has the identity ``FORK_IDENTITY``.
     """
     root = standing_root(root)
     fork: ForkPoint = fork_point(root.history, root.last, info.history, info.last)
@@ -236,10 +237,11 @@ def settle_fork(root: Root, identity_of: Callable[[int], str], peer: Peer, info:
         for number in range(last, first - 1, -1):
             mine = root.last.identity if number == root.last.number else identity_of(number)
             its = theirs[number - first]
-            if not mine or not its or mine == its:
-                return Position(epoch_of(info.history, number), number, mine or its)
+            known = {mine, its} - {"", FORK_IDENTITY}
+            if len(known) < 2:
+                return Position(epoch_of(info.history, number), number, known.pop() if known else FORK_IDENTITY)
         last = first - 1
-    return Position(info.history[0].epoch, 0, "")
+    return Position(info.history[0].epoch, 0, FORK_IDENTITY)
 
 
 def standing_root(root: Root) -> Root:

@@ -55,7 +55,7 @@ from replkit.recovery.refetch import tag_in
 from replkit.recovery.salvage import LIST
 from replkit.recovery.states import State, state_of
 from replkit.recovery.verify import block_hashes, range_hashes
-from replkit.replication.branches import identity_of
+from replkit.replication.branches import FORK_IDENTITY, identity_of
 from replkit.replication.cells import Difference, Root
 from replkit.replication.difference import check_list_record, has_list
 from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after, tag_of
@@ -229,8 +229,8 @@ class PeerService:
         asked, primary = typed("resync-begin", raw, Begin), _primary(replica)
         check_lineage("resync-begin", replica.parts.name, asked, replica.root)
         root, key = primary.root, f"{LIST}{asked.list_id}" if asked.list_id else ""
-        known = primary.identity_of(asked.fork.number)
-        if asked.fork.number > root.last.number or (known and asked.fork.identity and known != asked.fork.identity):
+        known = {primary.identity_of(asked.fork.number), asked.fork.identity} - {"", FORK_IDENTITY}
+        if asked.fork.number > root.last.number or len(known) > 1:
             raise RefusedError(f"position {asked.fork} is not in the history that ends at {root.last}", code="diverged")
         member = next((each for each in root.members if each.name == asked.member), None)
         if member is not None and is_copy_of(member.copy_id, asked.id):

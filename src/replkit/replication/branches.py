@@ -19,6 +19,11 @@ from replkit.replication.set_reader import SetReader
 
 UNKNOWN_IDENTITY: Final = "0" * 32
 """Stands in the header of a difference for the positions inside it: no position has it, so none of them fits."""
+FORK_IDENTITY: Final = "f" * 32
+"""Of a fork that two sides agreed on by their histories alone, as neither lists its identity any more.
+
+It tells nothing, and no boundary has it: only the difference that both sides know leads on from there.
+"""
 
 
 def history_after(history: tuple[HistoryEntry, ...], number: int, epoch: Epoch) -> tuple[HistoryEntry, ...]:
@@ -84,6 +89,13 @@ def identity_of(save: SaveVolume, root: Root, number: int, block_count: int) -> 
 
 def identity_at(reader: SetReader, root: Root, number: int) -> str:
     """The identity of a position of this history; ``RecordMissingError`` where no set that is listed tells it."""
+    found = _listed_identity(reader, root, number)
+    if found in {UNKNOWN_IDENTITY, FORK_IDENTITY}:
+        raise RecordMissingError(f"the identity of position {number} is not known here: a difference leads over it")
+    return found
+
+
+def _listed_identity(reader: SetReader, root: Root, number: int) -> str:
     if number == root.last.number:
         return root.last.identity
     if number == 0:
@@ -97,10 +109,7 @@ def identity_at(reader: SetReader, root: Root, number: int) -> str:
                 return reader.header(number).identities[-1]
         return reader.header(span_of(root, number + 1).last).base_identity
     header = reader.header(span.last)
-    inner = header.identities[number - span.first] if header.first_number == span.first else UNKNOWN_IDENTITY
-    if inner == UNKNOWN_IDENTITY:
-        raise RecordMissingError(f"position {number} lies inside a difference: its identity is not known here")
-    return inner
+    return header.identities[number - span.first] if header.first_number == span.first else UNKNOWN_IDENTITY
 
 
 def branch_tags(branch: Branch) -> list[str]:
