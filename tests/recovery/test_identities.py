@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from replkit.errors import RefusedError
+from replkit.recovery.boundary import Boundaries
 from replkit.replication import difference_set
 from replkit.replication.branches import identity_of
-from replkit.testing.sim.sites import Sites, block
+from replkit.testing.sim.model import read_all
+from replkit.testing.sim.sites import VOLUME, Sites, block
 
 
 @pytest.mark.requirement("R4")
@@ -46,3 +50,59 @@ def test_a_position_inside_a_difference_has_no_identity_and_its_ends_have_theirs
     assert [known(number) for number in range(fork + 1, stamp)] == [""] * (stamp - fork - 1)
     assert known(stamp + 1) == known(-1) == ""
     assert known(0) == b.identity_of(0) != ""
+
+
+@pytest.mark.requirement("R4", "X2")
+def test_what_hashes_found_to_differ_leads_no_other_volume_and_no_older_snapshot_on() -> None:
+    """Invariant 5, seed 111209: A and B had written the same block, so it was not sent to A, and C never got it."""
+    world = Sites("abc", blocks=256)
+    a, b, c = (world.sites[name] for name in "abc")
+    a.write(0, block("0", 40))
+    world.follow(a, b, c)
+    fork = a.primary.create_snapshot("at-the-fork")
+    world.settle(lambda: world.is_equal(a, b) and world.is_equal(a, c))
+    world.network.down.update({b.url, c.url})
+    world.network.break_links()
+    a.primary.create_snapshot("of-what-is-given-up")
+    a.write(5, block("y"))
+    a.primary.cut()
+    b.secondary.promote()
+    b.reopen()
+    b.write(5, block("y"))
+    b.write(9, block("b"))
+    b.primary.cut()
+    a.primary.parts.root.mutate(
+        lambda now: msgspec.structs.replace(now, first_listed=now.last.number + 1, first_kept=now.last.number + 1)
+    )
+    world.network.down.discard(b.url)
+    resync = world.resync(a, b)
+    assert resync is not None
+    assert resync.compares
+    world.settle(lambda: not a.is_primary and bool(b.primary.root.members) and world.is_equal(b, a))
+
+    back = a.secondary
+    past = Boundaries(
+        a.save, lambda: back.root, back.volume.open_snapshot, back.volume.delete_snapshot, back.player.make_snapshot,
+        world.runtime, 256,
+    )  # fmt: skip
+    stamp = back.root.spans[0].last
+    assert [moment.position.number for moment in past.moments()] == [fork.number]
+    assert past.base_of(stamp) is None
+    boundary = past.open(stamp)
+    assert boundary is not None
+    assert read_all(boundary) == a.content, "on a snapshot of its own"
+    boundary.close()
+
+    b.stop()
+    a.secondary.promote()
+    a.reopen()
+    world.network.down.clear()
+    a.write(20, block("a"))
+    a.primary.cut()
+    with pytest.raises(RefusedError, match="hashes found to differ") as raised:
+        world.resync(c, a)
+    assert raised.value.code == "list-trimmed"
+    assert read_all(c.secondary.view()) != a.content
+    a.primary.add_member("c", c.url, VOLUME)
+    world.settle(lambda: world.is_equal(a, c))
+    assert c.content == a.content

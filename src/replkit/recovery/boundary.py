@@ -15,10 +15,12 @@ from replkit.contracts.position import Position
 from replkit.contracts.runtime import Runtime
 from replkit.contracts.savevolume import SaveVolume
 from replkit.contracts.volume import BlockVolume, Capability
+from replkit.deltaset.keys import parse_set_tag
 from replkit.deltaset.pieces import Kind
 from replkit.errors import NotFoundError, ReadOnlyError, RecordMissingError
+from replkit.replication.branches import identity_of, is_compared
 from replkit.replication.cells import Root
-from replkit.replication.directory import numbers_between, span_of
+from replkit.replication.directory import DIFFERENCE_WRITER, epoch_at, numbers_between, span_of, tag_of
 from replkit.replication.index import SetIndex
 from replkit.replication.set_reader import BlockReader, SetReader
 from replkit.replication.view import read_places
@@ -128,6 +130,7 @@ class Boundaries:
     ) -> None:
         self._root, self._runtime = root, runtime
         self._open_snapshot, self._delete_snapshot, self._make_base = open_snapshot, delete_snapshot, make_base
+        self._save, self._block_count = save, block_count
         self._reader = SetReader(save, root, block_count)
         self._lock = runtime.lock()
         self._open: dict[Boundary, tuple[int, str, bool]] = {}
@@ -139,15 +142,16 @@ class Boundaries:
         """All boundaries that can be opened without a new snapshot, oldest first."""
         root = self._root()
         found: dict[int, Moment] = {}
-        bases = self._bases(root)
-        for record in bases:
+        for record in self.bases(root):
             if record.stamp is not None:
                 found[record.stamp.number] = Moment(record.stamp, self._created_s(record), True)
         first = min((number for number in found if number >= root.first_kept - 1), default=None)
         if first is not None:
+            leads_on = True
             for number in numbers_between(root, first + 1, root.last.number):
-                if number not in found:
-                    header = self._reader.header(number)
+                header = self._reader.header(number)
+                leads_on = number in found or (leads_on and not is_compared(header))
+                if leads_on and number not in found:
                     found[number] = Moment(header.position, header.created_s, False)
         return [found[number] for number in sorted(found)]
 
@@ -235,19 +239,37 @@ class Boundaries:
         with self._lock:
             return any(base == name for _, base, _ in self._open.values())
 
-    def _bases(self, root: Root) -> list[SnapshotRecord]:
-        return [record for record in root.snapshots if is_lasting(record)]
+    def bases(self, root: Root) -> list[SnapshotRecord]:
+        """The snapshots on which boundaries of this history can stand, oldest first.
+
+        A volume that left another history has snapshots of that, too: its salvage, and a user's.
+        """
+        return [record for record in root.snapshots if is_lasting(record) and self._is_of_history(root, record.stamp)]
+
+    def _is_of_history(self, root: Root, stamp: Position | None) -> bool:
+        if stamp is None or stamp.number > root.last.number or stamp.epoch != epoch_at(root, stamp.number):
+            return False
+        return identity_of(self._save, root, stamp.number, self._block_count) in {"", stamp.identity}
 
     def base_of(self, number: int) -> SnapshotRecord | None:
         """The newest snapshot at or before the position from which its sets are all there."""
         root = self._root()
+        barrier = self._compared_before(root, number)
         fitting = [
             record
-            for record in self._bases(root)
+            for record in self.bases(root)
             if record.stamp is not None
-            and (record.stamp.number == number or root.first_kept - 1 <= record.stamp.number < number)
+            and (record.stamp.number == number or max(root.first_kept - 1, barrier) <= record.stamp.number < number)
         ]
         return max(fitting, key=lambda record: record.stamp.number if record.stamp else 0, default=None)
+
+    def _compared_before(self, root: Root, number: int) -> int:
+        """The newest set up to a position that leads no snapshot before it on (``is_compared``); 0 where none does."""
+        for each in reversed(numbers_between(root, root.first_kept, number)):
+            is_difference = parse_set_tag(tag_of(root, each))[1].startswith(DIFFERENCE_WRITER)
+            if is_difference and each <= number and is_compared(self._reader.header(each)):
+                return each
+        return 0
 
     def _created_s(self, record: SnapshotRecord) -> float:
         """When the newest write in a snapshot was made, by its set; where that is forgotten, by its own time."""

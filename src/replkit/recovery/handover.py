@@ -13,10 +13,10 @@ from typing import Literal
 import msgspec
 
 from replkit.contracts.position import Epoch, Position
-from replkit.errors import CutAbandonedError, NotFoundError, PeerError, RecordMissingError, WrongRoleError
+from replkit.errors import CutAbandonedError, NotFoundError, PeerError, WrongRoleError
 from replkit.recovery.peer import Peer
 from replkit.recovery.states import State, Step, require, state_of
-from replkit.replication.branches import drop_branches, history_after
+from replkit.replication.branches import drop_branches, history_after, leads_on
 from replkit.replication.cells import Base, Difference, Handover, Member, MemberProgress, MemberState, Root, sent_cell
 from replkit.replication.directory import epoch_at
 from replkit.replication.new_copy import find_member
@@ -24,6 +24,7 @@ from replkit.replication.primary import PrimaryReplica
 from replkit.replication.promotion import next_epoch
 from replkit.replication.root import load_struct
 from replkit.replication.secondary import SecondaryReplica
+from replkit.replication.set_reader import SetReader
 
 PAUSE_S = 0.2
 IDLE_PAUSE_S = 1.0
@@ -242,9 +243,10 @@ def _take_member(primary: PrimaryReplica, member: Member, position: Position) ->
     if number < position.number:
         where = Position(epoch_at(primary.root, number), number, primary.identity_of(number))
     url, volume = member.url, member.destination_volume
-    try:
+    reader = SetReader(primary.parts.save, lambda: primary.root, primary.volume.block_count)
+    if leads_on(reader, primary.root, where):
         primary.members.add_following(member.name, url, volume, where)
-    except RecordMissingError:  # the sets are trimmed here, their lists are not
+    else:  # the sets are trimmed here, or lead over its place: their lists tell what it lacks
         copy_id = f"{member.name[:40]}-{primary.root.epoch.promotion[:8]}"
         primary.members.add_difference(member.name, url, volume, Difference(fork=where), copy_id)
 

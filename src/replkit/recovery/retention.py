@@ -14,7 +14,7 @@ from collections.abc import Callable
 from replkit.contracts.runtime import Runtime
 from replkit.contracts.savevolume import SaveVolume
 from replkit.errors import InconsistentError
-from replkit.recovery.boundary import Boundaries, is_lasting
+from replkit.recovery.boundary import Boundaries
 from replkit.replication.cells import Root
 from replkit.replication.policy import Policy, load_policy
 from replkit.snapshot.records import SnapshotRecord
@@ -69,7 +69,7 @@ class Retention:
 
     def _first_needed(self, policy: Policy, root: Root) -> int | None:
         """The stamp of the newest snapshot that is older than the time for which all is kept."""
-        usable = [record for record in root.snapshots if is_lasting(record)]
+        usable = self._boundaries.bases(root)
         since_s = self._runtime.now() - policy.keep_all_s
         older = [record.stamp.number for record in usable if record.created_s <= since_s and record.stamp]
         if older:

@@ -55,12 +55,13 @@ from replkit.recovery.refetch import tag_in
 from replkit.recovery.salvage import LIST
 from replkit.recovery.states import State, state_of
 from replkit.recovery.verify import block_hashes, range_hashes
-from replkit.replication.branches import FORK_IDENTITY, identity_of
-from replkit.replication.cells import Difference, Root
+from replkit.replication.branches import FORK_IDENTITY, identity_of, leads_on
+from replkit.replication.cells import Difference
 from replkit.replication.difference import check_list_record, has_list
-from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after, tag_of
+from replkit.replication.directory import is_trimmed_after, is_unlisted_after, tag_of
 from replkit.replication.primary import PrimaryReplica
 from replkit.replication.promotion import RESTART
+from replkit.replication.set_reader import SetReader
 from replkit.replication.snapshot_names import COMPARED
 from replkit.snapshot.records import SnapshotRecord, find_record
 
@@ -250,7 +251,7 @@ class PeerService:
             difference = Difference(
                 fork=asked.fork, list_key=key, exact=True, exact_at=asked.fork.number, snapshot=snapshot
             )
-        elif not key and not asked.exact and not asked.snapshot and _has_sets_after(root, asked.fork.number):
+        elif not key and not asked.exact and not asked.snapshot and _leads_on(primary, asked.fork):
             # invariant 5: not after a comparison, as blocks in doubt may equal that snapshot and not the fork
             primary.members.add_following(asked.member, asked.url, asked.destination, asked.fork)
             return {"how": "following"}, b""
@@ -328,14 +329,9 @@ def find_named(primary: PrimaryReplica, name: str) -> SnapshotRecord | None:
     return next((each for each in primary.snapshots() if each.name == name), None)
 
 
-def _has_sets_after(root: Root, number: int) -> bool:
-    """Whether all sets after a position are kept, from one that begins just there."""
-    if number >= root.last.number:
-        return True
-    if number + 1 < root.first_kept:
-        return False
-    span = set_after(root, number)
-    return span is not None and span.first <= number + 1
+def _leads_on(primary: PrimaryReplica, fork: Position) -> bool:
+    parts = primary.parts
+    return leads_on(SetReader(parts.save, lambda: primary.root, primary.volume.block_count), primary.root, fork)
 
 
 def _restart_point(primary: PrimaryReplica, fork: Position) -> str:

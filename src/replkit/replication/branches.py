@@ -10,15 +10,19 @@ import msgspec
 
 from replkit.contracts.position import Epoch, HistoryEntry, Position
 from replkit.contracts.savevolume import SaveVolume
+from replkit.deltaset.header import SetHeader
 from replkit.deltaset.identity import lineage_identity
 from replkit.deltaset.keys import set_tag
 from replkit.errors import CorruptRecordError, RecordMissingError
 from replkit.replication.cells import Branch, Root, Span, WriterRun
-from replkit.replication.directory import numbers_between, span_of, tag_of
+from replkit.replication.directory import numbers_between, set_after, span_of, tag_of
 from replkit.replication.set_reader import SetReader
 
 UNKNOWN_IDENTITY: Final = "0" * 32
-"""Stands in the header of a difference for the positions inside it: no position has it, so none of them fits."""
+"""Stands in the header of a difference for the positions inside it: no position has it, so none of them fits.
+
+It stands for the position before it, too, where hashes were compared: see ``is_compared``.
+"""
 FORK_IDENTITY: Final = "f" * 32
 """Of a fork that two sides agreed on by their histories alone, as neither lists its identity any more.
 
@@ -77,6 +81,28 @@ def tags_after(root: Root, number: int) -> tuple[str, ...]:
     named = root.writers[0].first_number if root.writers else root.last.number + 1
     first = max(number + 1, root.first_kept, named)
     return tuple(tag_of(root, each) for each in numbers_between(root, first, root.last.number))
+
+
+def is_compared(header: SetHeader) -> bool:
+    """Whether a set has only what hashes found to differ from the volume that took it in.
+
+    It leads that volume on and no other, as another may differ elsewhere; nor is its list that of all that changed.
+    """
+    return header.base_identity == UNKNOWN_IDENTITY
+
+
+def leads_on(reader: SetReader, root: Root, at: Position) -> bool:
+    """Whether the set after a position is kept and can be played there, or there is none; also inside a span."""
+    try:
+        span = set_after(root, at.number)
+        header = None if span is None else reader.header(span.last)
+    except (CorruptRecordError, RecordMissingError):
+        return False
+    if span is None or header is None:
+        return at.number >= root.last.number
+    if header.first_number != span.first:
+        return False
+    return (header.base_identity, *header.identities)[at.number + 1 - span.first] == at.identity
 
 
 def identity_of(save: SaveVolume, root: Root, number: int, block_count: int) -> str:

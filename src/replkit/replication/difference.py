@@ -15,6 +15,7 @@ from replkit.blocks.record import seal, unseal
 from replkit.contracts.buffers import Buffer
 from replkit.contracts.savevolume import SaveVolume
 from replkit.errors import CorruptRecordError, InvalidArgumentError, RecordMissingError
+from replkit.replication.branches import is_compared
 from replkit.replication.cells import Difference, Root
 from replkit.replication.directory import numbers_between, span_of
 from replkit.replication.set_reader import SetReader
@@ -38,9 +39,9 @@ class _ListHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def blocks_between(save: SaveVolume, root: Root, after: int, last: int, block_count: int) -> PagedBitmap:
     """The blocks below ``block_count`` that the sets after position ``after`` up to position ``last`` changed.
 
-    Data of the sets is not needed, their block lists are: ``RecordMissingError`` where one was trimmed, or is damaged.
-    Blocks that the volume lacked at one of the sets count as changed: where it was made smaller and larger again they
-    were cut off.
+    Data of the sets is not needed, their block lists are: ``RecordMissingError`` where one was trimmed, or is damaged,
+    or is that of a comparison, which does not name all that changed. Blocks that the volume lacked at one of the sets
+    count as changed: where it was made smaller and larger again they were cut off.
     """
     blocks = PagedBitmap(block_count)
     if after >= last:
@@ -53,7 +54,13 @@ def blocks_between(save: SaveVolume, root: Root, after: int, last: int, block_co
     reader = SetReader(save, lambda: root, MAX_BLOCKS)  # the volume may have been larger than it is now
     for number in numbers_between(root, after + 1, last):
         try:
-            _set_from(blocks, reader.header(number).volume_block_count)
+            header = reader.header(number)
+            if is_compared(header):
+                raise RecordMissingError(
+                    f"set {number} has what hashes found to differ here, and not all that changed before it",
+                    hint="compare hashes of both volumes, or make a full copy",
+                )
+            _set_from(blocks, header.volume_block_count)
             for piece in reader.block_list(number):
                 _set_below(blocks, piece.start, piece.count)
         except CorruptRecordError as error:

@@ -101,7 +101,8 @@ def staged_tag(root: Root, progress: DifferenceProgress | None) -> str:
 
 def difference_header(replica: Replica, progress: DifferenceProgress, volume_size_bytes: int) -> SetHeader:
     """The header of the set that the chunks of a difference are; it counts the blocks that have come."""
-    save, tag = replica.save, progress.tag
+    save, tag, resync = replica.save, progress.tag, replica.root.get().resync
+    compared = resync is not None and resync.exact
     number, writer = parse_set_tag(tag)
     digest = SetDigest()
     block_count = data_count = 0
@@ -119,7 +120,7 @@ def difference_header(replica: Replica, progress: DifferenceProgress, volume_siz
         epoch=progress.stamp.epoch,
         first_number=number - inner,
         number=number,
-        base_identity=progress.base.identity,
+        base_identity=UNKNOWN_IDENTITY if compared else progress.base.identity,
         identities=(*(UNKNOWN_IDENTITY,) * inner, progress.stamp.identity),
         volume_size_bytes=volume_size_bytes,
         block_size=replica.volume.block_size,

@@ -110,11 +110,12 @@ class Adopted:
 
     @property
     def _first(self) -> int:
-        """The first boundary for which the volume is a base: the end of a pass that was under way."""
+        """The first boundary for which the volume is a base: the end of a pass that was under way, or must begin."""
         playing, base = self._playing, self.root.base
         is_this_copy = playing is not None and base is not None and playing.copy_id == base.copy_id
         target = playing.target if playing is not None and is_this_copy else None
-        return self._position.number if target is None else target
+        until = 0 if base is None else base.until  # a difference that is here and not played: until then it is nowhere
+        return max(until, self._position.number if target is None else target)
 
     def _base(self, name: str) -> SnapshotRecord:
         """The volume as it was met, as the newest snapshot."""
