@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from replkit.errors import ReplkitError
+from replkit.errors import ReplkitError, StoreUnavailableError
+from replkit.recovery import demotion
 from replkit.recovery.resync import full_copy
 from replkit.recovery.salvage import list_salvages, open_salvage
 from replkit.replication.root import read_root
@@ -280,3 +281,31 @@ def test_a_site_rolled_back_to_an_older_copy_returns_from_where_identities_agree
     assert resync.fork.number == 1
     world.settle(lambda: follows(world, world.a, world.b))
     assert world.a.content == world.b.content
+
+
+@pytest.mark.requirement("R4", "R6")
+def test_a_secondary_whose_return_failed_goes_on_with_whom_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 111950: it took no link any more until it was opened again."""
+    world = Sites("abc")
+    step_all(world)
+    cut_off(world, world.b)
+    world.a.write(2, block("a", 6))
+    world.a.primary.cut()
+    world.settle(lambda: world.is_equal(world.a, world.c))
+    fail_over(world, world.b)
+    world.network.down.clear()
+    before = world.c.secondary
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailableError("the lists cannot be read just now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demotion, "blocks_after", fail)
+        with pytest.raises(StoreUnavailableError):
+            world.resync(world.c, world.b)
+    world.b.stop()
+    world.a.write(20, block("A"))
+    world.a.primary.cut()
+    world.settle(lambda: follows(world, world.c, world.a))
+    assert world.c.secondary is before
+    assert world.c.content == world.a.content

@@ -107,18 +107,20 @@ def step_back(secondary: SecondaryReplica, back: Return) -> Resync | None:
     require(replica.name, replica.root.get(), Step.STEP_BACK)
     check_winner(replica.name, replica.root.get(), back.info, back.url)
     _check_restart_point(replica.name, back)
-    secondary.stop_receiving()
-    while not secondary.player.is_at_rest:
-        if secondary.player.step() > 0:
-            raise InconsistentError(
-                f"{replica.name}: the playback pass cannot be finished: {secondary.player.waits_for}", hint="try again"
-            )
-    root, here = replica.root.get(), secondary.player.position
-    if here.number <= back.fork.number:
-        replica.root.mutate(lambda now: _adopt(now, back))
-        return None
-    mine = blocks_after(replica, root, back.fork.number, secondary.volume.block_count, here.number)
-    return _leave(replica, secondary.volume, back, _Mine(mine), here)
+    with secondary.changing_role():
+        secondary.player.stop_after_pass(stopping=True)
+        while not secondary.player.is_at_rest:
+            if secondary.player.step() > 0:
+                raise InconsistentError(
+                    f"{replica.name}: the playback pass cannot be finished: {secondary.player.waits_for}",
+                    hint="try again",
+                )
+        root, here = replica.root.get(), secondary.player.position
+        if here.number <= back.fork.number:
+            replica.root.mutate(lambda now: _adopt(now, back))
+            return None
+        mine = blocks_after(replica, root, back.fork.number, secondary.volume.block_count, here.number)
+        return _leave(replica, secondary.volume, back, _Mine(mine), here)
 
 
 def redirect(secondary: SecondaryReplica, back: Return) -> Resync:
@@ -134,19 +136,24 @@ def redirect(secondary: SecondaryReplica, back: Return) -> Resync:
     if old is None:
         raise InconsistentError(f"{replica.name}: no resync is under way")
     check_winner(replica.name, root, back.info, back.url)
-    secondary.stop_receiving()
-    block_count = secondary.volume.block_count
-    mine: PagedBitmap | None = None
-    if not (old.in_place or old.compares or old.exact) and root.inconsistent is None:
-        mine = blocks_after(replica, root, back.fork.number, block_count, old.fork.number)
-        if mine is not None and old.mine_key:
-            mine.update(get_list(replica.save, old.mine_key, block_count))
+    with secondary.changing_role():
+        secondary.player.stop_after_pass(stopping=True)
+        changed = _doubted(replica, root, old, back.fork.number, secondary.volume.block_count)
+        new = _resync(back, changed, old.salvage, resync_id(root, back, old.id))
+        _keep_lists(replica, new, changed)
+        replica.root.mutate(lambda now: _as_secondary(now, back, new))
+        return new
+
+
+def _doubted(replica: Replica, root: Root, old: Resync, fork: int, block_count: int) -> _Mine:
+    """What a resync under way knows of the blocks that differ from a position at or before its fork."""
+    if old.in_place or old.compares or old.exact or root.inconsistent is not None:
+        return _Mine(None)
+    mine = blocks_after(replica, root, fork, block_count, old.fork.number)
+    if mine is not None and old.mine_key:
+        mine.update(get_list(replica.save, old.mine_key, block_count))
     coarse = get_list(replica.save, old.coarse_key, block_count) if mine is not None and old.coarse_key else None
-    changed = _Mine(mine, coarse)
-    new = _resync(back, changed, old.salvage, resync_id(root, back, old.id))
-    _keep_lists(replica, new, changed)
-    replica.root.mutate(lambda now: _as_secondary(now, back, new))
-    return new
+    return _Mine(mine, coarse)
 
 
 def under_way(root: Root, back: Return) -> Resync | None:

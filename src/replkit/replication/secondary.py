@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import msgspec
@@ -106,14 +107,20 @@ class SecondaryReplica:
                 receiver.close()
         return receiver
 
-    def stop_receiving(self) -> None:
-        """Take no more links and begin no further pass: a change of role comes. Until it is opened again."""
+    @contextmanager
+    def changing_role(self) -> Iterator[None]:
+        """Context in which no link is taken; afterwards this object is over, after an error it goes on as before."""
         with self._lock:
             self._is_promoting = True
             receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.end()
-        self.player.stop_after_pass(stopping=True)
+        try:
+            yield
+        except BaseException:
+            self._is_promoting = False
+            self.player.stop_after_pass(stopping=False)
+            raise
 
     def promote(
         self, mode: Mode = "received", epoch: Epoch | None = None, request_id: str = "", *, force: bool = False
@@ -125,17 +132,8 @@ class SecondaryReplica:
         role itself, and the member may be a primary by now, only ``force`` takes it back. Afterwards this object is
         over: close it and open a ``PrimaryReplica``. After a crash or an error ask again, with the same request id.
         """
-        with self._lock:
-            self._is_promoting = True
-            receiver, self._receiver = self._receiver, None
-        if receiver is not None:
-            receiver.end()
-        try:
+        with self.changing_role():
             return Promotion(self._replica, self.volume, self.player).run(mode, epoch, request_id, force=force)
-        except BaseException:
-            self._is_promoting = False
-            self.player.stop_after_pass(stopping=False)
-            raise
 
     def fence(self, epoch: Epoch) -> bool:
         """A higher epoch has begun: take in nothing of a lower one, and begin none that is not above it (invariant 8).

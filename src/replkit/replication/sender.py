@@ -132,7 +132,9 @@ class Sender:
             return IDLE_PAUSE_S
         if self._link is None or self._session is None:
             pause_s = self._retry_at_s - self._runtime.monotonic()
-            if pause_s > 0 and member == self._failed:  # else a command changed what is to be sent, or where to
+            if member != self._failed:  # a command changed what is to be sent, or where to
+                self._failures = 0
+            elif pause_s > 0:
                 return min(pause_s, IDLE_PAUSE_S)
             self._connect(root, member)
             return 0.0
