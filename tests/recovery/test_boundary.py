@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from replkit.errors import NotFoundError, ReadOnlyError
-from replkit.recovery.boundary import Boundaries, Boundary
+from replkit.recovery.boundary import Boundaries, Boundary, Standing, standing_of
 from replkit.recovery.holds import Holds
 from replkit.recovery.retention import PREFIX, Retention
-from replkit.replication.cells import Root
+from replkit.replication.cells import Base, Playing, Root
 from replkit.replication.policy import change_policy
 from replkit.testing.sim.machines import BLOCK_SIZE
 from replkit.testing.sim.model import read_all
@@ -225,3 +226,26 @@ def test_a_hold_of_a_boundary_between_snapshots_keeps_it_until_it_is_released() 
     past.world.settle(lambda: past.root().first_kept > numbers[0] + 1)
     with pytest.raises(NotFoundError, match="not kept"):
         past.boundaries.open(numbers[0])
+
+
+@pytest.mark.requirement("X2", "R6")
+def test_where_a_volume_stands_that_has_no_services_is_told_by_its_cells() -> None:
+    """Invariant 6, as ``adopt`` reads a bucket whose site is gone, in the middle of anything."""
+    past = Past()
+    last = past.root().last
+    position = msgspec.structs.replace(last, number=last.number - 1)
+    base = Base(copy_id="c", position=position)
+
+    def stands(base: Base, **playing: object) -> Standing | None:
+        known = Playing(**{"copy_id": "c", "position": last, **playing}) if playing else None  # type: ignore[arg-type]
+        return standing_of(msgspec.structs.replace(past.root(), base=base), known)
+
+    assert stands(base) == (position, position.number), "nothing was played yet"
+    assert stands(base, target=None) == (last, last.number)
+    assert stands(base, target=last.number + 3) == (last, last.number + 3), "in a pass of playback"
+    assert stands(base, copy_id="an older copy") == (position, position.number)
+    differing = msgspec.structs.replace(base, difference="d", until=last.number + 5)
+    assert stands(differing) == (position, last.number + 5), "a difference is here, and not played"
+    assert stands(differing, target=None) == (last, last.number + 5)
+    in_copy = msgspec.structs.replace(past.root(), base=None)
+    assert standing_of(in_copy, None) is None

@@ -19,7 +19,7 @@ from replkit.deltaset.keys import parse_set_tag
 from replkit.deltaset.pieces import Kind
 from replkit.errors import NotFoundError, ReadOnlyError, RecordMissingError
 from replkit.replication.branches import identity_of, is_compared
-from replkit.replication.cells import Root
+from replkit.replication.cells import Playing, Root
 from replkit.replication.directory import DIFFERENCE_WRITER, epoch_at, numbers_between, span_of, tag_of
 from replkit.replication.index import SetIndex
 from replkit.replication.set_reader import BlockReader, SetReader
@@ -92,6 +92,26 @@ class Boundary(BlockVolume):
     def close(self) -> None:
         """Let go of what the boundary names."""
         self.on_close(self)
+
+
+class Standing(NamedTuple):
+    """Where the volume of a secondary stands without its services: it was ``position`` once, and the sets that are
+    kept after that make it each boundary from ``first`` on; in a pass of playback it is none before the pass's end.
+    """
+
+    position: Position
+    first: int
+
+
+def standing_of(root: Root, playing: Playing | None) -> Standing | None:
+    """By what its cells say; ``None`` in a new copy or a resync, when it stands at no boundary."""
+    base = root.base
+    if base is None or not root.is_at_boundary:
+        return None
+    if playing is None or playing.copy_id != base.copy_id:
+        return Standing(base.position, max(base.position.number, base.until))
+    number = playing.position.number
+    return Standing(playing.position, max(number if playing.target is None else playing.target, base.until))
 
 
 TRANSIENT = ("copy.", "resync.", "verify.", "view.")

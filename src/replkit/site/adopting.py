@@ -20,7 +20,7 @@ from replkit.contracts.savevolume import SaveVolume
 from replkit.contracts.volume import BlockVolume
 from replkit.errors import ConfigError, NotFoundError, RecordMissingError, WrongRoleError
 from replkit.objectstore.cache import LocalCache
-from replkit.recovery.boundary import Boundaries, Boundary, Moment
+from replkit.recovery.boundary import Boundaries, Boundary, Moment, Standing, standing_of
 from replkit.replication.cells import PLAYING, Playing, Root
 from replkit.replication.directory import numbers_between
 from replkit.replication.outbox import RootReaderTable
@@ -99,23 +99,18 @@ class Adopted:
     # --- at which boundaries it stands ---
 
     @property
-    def _position(self) -> Position:
-        base, playing = self.root.base, self._playing
-        if base is None or not self.root.is_at_boundary:
+    def _standing(self) -> Standing:
+        standing = standing_of(self.root, self._playing)
+        if standing is None:
             raise NotFoundError(
                 f"{self.entry.place} stands at no boundary: a copy or a resync was under way",
                 hint="its snapshots, and what its primary has, are all there is",
             )
-        return playing.position if playing is not None and playing.copy_id == base.copy_id else base.position
+        return standing
 
     @property
-    def _first(self) -> int:
-        """The first boundary for which the volume is a base: the end of a pass that was under way, or must begin."""
-        playing, base = self._playing, self.root.base
-        is_this_copy = playing is not None and base is not None and playing.copy_id == base.copy_id
-        target = playing.target if playing is not None and is_this_copy else None
-        until = 0 if base is None else base.until  # a difference that is here and not played: until then it is nowhere
-        return max(until, self._position.number if target is None else target)
+    def _position(self) -> Position:
+        return self._standing.position
 
     def _base(self, name: str) -> SnapshotRecord:
         """The volume as it was met, as the newest snapshot."""
@@ -136,7 +131,7 @@ class Adopted:
             reader = SetReader(self._save, lambda: self.root, self._volume.block_count)
             numbers = numbers_between(self.root, self._position.number + 1, self.root.last.number)
             for number in [self._position.number, *numbers]:
-                if number >= self._first and number not in found:
+                if number >= self._standing.first and number not in found:
                     found[number] = self._moment(reader, number)
         return [found[number] for number in sorted(found)]
 
