@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -57,8 +58,13 @@ def table(found: Iterable[Found]) -> str:
     return "\n".join(lines)
 
 
-def main(names: list[str], say: Callable[[str], object] = print) -> int:
+def main(words: list[str], say: Callable[[str], object] = print) -> int:
     """Run and print; 1 when a bug was not found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.planted", description=__doc__)
+    parser.add_argument("name", nargs="*", help=f"a planted bug (default: all): {', '.join(PLANTS)}")
+    names = parser.parse_args(words).name
+    if unknown := sorted(set(names) - PLANTS.keys()):
+        parser.error(f"no planted bug is called {', '.join(unknown)}")
     chosen = names or list(PLANTS)
     with ProcessPoolExecutor(2) as pool:
         found = list(pool.map(hunt, chosen))
