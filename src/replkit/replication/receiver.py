@@ -38,7 +38,7 @@ from replkit.replication.root import StructCell
 SEND_TIMEOUT_S = 30.0
 MESSAGES_A_STEP = 32
 CREDIT_WINDOW_BYTES = 64 << 20
-STUCK_S = 3.0
+STUCK_S = 10.0
 """How long nothing may come of a set for which there is no room, before it is refused."""
 RESERVE_SHARE = 16
 """One part in so many of the room for sets is not granted: heads and alignment of records need it."""
@@ -239,9 +239,12 @@ class Receiver:
 
     def _refuse_if_stuck(self) -> None:
         """A set of which no more fits, where nothing gives way: its sender would wait for credit for ever (S4)."""
-        now, root, needs_bytes = self._runtime.monotonic(), self._replica.root.get(), self._sets.needs_bytes
-        room_bytes = self._room_bytes()
-        if not needs_bytes or room_bytes >= needs_bytes or _may_give_way(root) or self._link.is_receiving():
+        needs_bytes = self._sets.needs_bytes
+        if not needs_bytes:
+            self._stuck_since = None
+            return
+        now, room_bytes = self._runtime.monotonic(), self._room_bytes()
+        if room_bytes >= needs_bytes or _may_give_way(self._replica.root.get()) or self._link.is_receiving():
             self._stuck_since = None
         elif self._stuck_since is None or self._stuck_since[1] != self.received_bytes:
             self._stuck_since = now, self.received_bytes
