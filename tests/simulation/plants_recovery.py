@@ -11,6 +11,7 @@ from tests.simulation.planting import Plant, nothing, put, wrap
 from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.position import Epoch
 from replkit.recovery import demotion
+from replkit.recovery.boundary import Boundaries
 from replkit.recovery.fence import Fence
 from replkit.replication import difference, receive_difference, receiver, secondary
 from replkit.replication import promotion as promoting
@@ -166,6 +167,13 @@ PLANTS = (
         9,
         "a difference has only the blocks of one side",
         wrap(difference, "blocks_between", _empty),
+    ),
+    Plant(
+        "past-of-another",
+        5,
+        "a boundary of the past stands on a snapshot of a history that was left",
+        put(Boundaries, "_is_of_history", lambda *_: True),
+        "found here",
     ),
     Plant(
         "decides-alone", 10, "a fenced primary begins an epoch without a command", wrap(Fence, "step", _decides_alone)

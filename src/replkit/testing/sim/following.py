@@ -6,6 +6,7 @@ import msgspec
 
 from replkit.contracts.position import Position
 from replkit.errors import InconsistentError, ReplkitError
+from replkit.recovery.boundary import Boundaries
 from replkit.replication.cells import Root
 from replkit.replication.secondary import SecondaryReplica
 from replkit.testing.sim.model import read_all
@@ -44,6 +45,10 @@ class SecondaryChecks(Record):
         if closely:
             self._check_view(site, replica)
             self._check_status(site, replica, root, position)
+            past = (root.last, root.first_kept, root.snapshots)
+            if self._checked_past.get(name) != past:
+                self._checked_past[name] = past
+                self._check_past(site, replica, root)
 
     def _check_durable(self, site: FaultSite, position: Position) -> None:
         """Invariant 7: what is said to be played would be there after a power failure now."""
@@ -63,6 +68,23 @@ class SecondaryChecks(Record):
         except ReplkitError:  # a bad sector or a rotted record: told, not hidden
             return
         self._compare(5, site.name, boundary, content)
+
+    def _check_past(self, site: FaultSite, replica: SecondaryReplica, root: Root) -> None:
+        """Every boundary that ``restore`` and ``export --at`` offer is what it says (X2)."""
+        volume = replica.volume
+        past = Boundaries(
+            site.save, lambda: root, volume.open_snapshot, volume.delete_snapshot, lambda _name: None,
+            site.faults.runtime, volume.block_count,
+        )  # fmt: skip
+        try:
+            for moment in past.moments():
+                boundary = past.open(moment.position.number)
+                if boundary is not None:
+                    content = read_all(boundary)
+                    boundary.close()
+                    self._compare(5, site.name, moment.position, content)
+        except ReplkitError:  # a bad sector, a rotted record, or trimmed meanwhile: told, not hidden
+            return
 
     def _check_unreadable(self, site: FaultSite, replica: SecondaryReplica) -> None:
         try:

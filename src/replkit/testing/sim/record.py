@@ -95,6 +95,7 @@ class Record:
         """Site, name and time of a snapshot at no known boundary: what it showed when it was seen first."""
         self._looked: dict[str, tuple[object, ...]] = {}
         self._checked_snapshots: dict[str, tuple[tuple[object, ...], int]] = {}
+        self._checked_past: dict[str, tuple[object, ...]] = {}
         self._states: dict[str, tuple[tuple[str, str, str], ...]] = {}
         self._told: dict[str, int] = {}
         self.failure: BrokenInvariantError | None = None
