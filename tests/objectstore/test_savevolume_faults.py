@@ -12,6 +12,7 @@ from replkit.errors import (
     SwapConflictError,
 )
 from replkit.objectstore.journal import OWN_PREFIX
+from replkit.objectstore.uploads import MAX_PENDING_BYTES
 
 
 class Crash(BaseException):
@@ -131,11 +132,11 @@ def test_what_a_fenced_producer_uploads_late_is_collected_at_the_next_opening(bu
 def test_memory_stays_bounded_while_the_store_is_away(bucket):
     save = bucket.open(rate=1)
     save.flaky.faults, data = frozenset({"unavailable"}), bytes(1 << 20)
-    taken = [f"sets/a/{number:03d}" for number in range(65)]
+    taken = [f"sets/a/{number:03d}" for number in range(MAX_PENDING_BYTES // len(data) + 1)]
     for key in taken:
         save.put(key, [data])
     with pytest.raises(StoreUnavailableError):
-        save.put("sets/a/065", [data])
+        save.put("sets/a/one-more", [data])
     assert save.list("") == taken
     save.flaky.faults = frozenset()
     save.put("sets/b/0", [b"again"])

@@ -40,6 +40,10 @@ def test_a_member_that_was_away_during_two_switchovers_gets_the_sets_it_lacks_an
     world.network.break_links(world.c.url)
     hand_over(world, world.a, world.b, "h1")
     world.settle(lambda: world.is_equal(world.b, world.a))
+    for number in range(3):  # a secondary in a bucket keeps the newest sets until the next ones come
+        world.b.write(number, block("z"))
+        world.b.primary.cut()
+        world.settle(lambda: world.is_equal(world.b, world.a))
     hand_over(world, world.b, world.a, "h2")
     (member,) = [each for each in world.a.primary.root.members if each.name == "c"]
     assert member.difference is not None

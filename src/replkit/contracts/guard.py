@@ -296,6 +296,12 @@ class GuardedSaveVolume(SaveVolume):
                     raise CorruptRecordError(f"{self.name}: {key}: {result.nbytes} bytes came for {start} to {stop}")
         return result
 
+    def recall(self, key: str) -> memoryview | None:
+        """A record that was put a short while ago, if it is still in memory."""
+        self._check_key(key)
+        with self._translate:
+            return self.inner.recall(key)
+
     def size_bytes(self, key: str) -> int:
         """Length of a record."""
         self._check_key(key)

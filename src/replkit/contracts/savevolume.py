@@ -61,6 +61,13 @@ class SaveVolume(ABC):
     def get(self, key: str, start: int = 0, stop: int | None = None) -> memoryview:
         """Bytes ``[start, stop)`` of a record. A whole record is verified against its checksum; a part is not."""
 
+    def recall(self, key: str) -> memoryview | None:  # noqa: ARG002 - nothing is kept by default
+        """A whole record that this opener has put a short while ago, where that is still in memory; else ``None``.
+
+        It says nothing of what is stored: whoever looks for damage calls ``get``. For stores whose reads cost requests.
+        """
+        return None
+
     @abstractmethod
     def size_bytes(self, key: str) -> int:
         """Length of a record."""

@@ -33,7 +33,10 @@ from xxhash import xxh3_64_intdigest
 from replkit.errors import CorruptRecordError
 
 TARGET_BYTES = 8 << 20
-"""A bundle that has reached this size takes no further record."""
+"""A bundle that has reached this size takes small records only: the lists and the header of its set."""
+FULL_BYTES = 9 << 20
+"""One that has reached this size takes none."""
+SMALL_RECORD_BYTES = 64 << 10
 MAX_BYTES = 16 << 20
 """No bundle is larger, but one whose single record is."""
 _HEAD = struct.Struct("<4sI16s")
@@ -97,7 +100,8 @@ class Bundle:
 
     def takes(self, size: int) -> bool:
         """Whether a record of this size still goes into it."""
-        return self.size < TARGET_BYTES and (not self.records or self.size + size <= MAX_BYTES)
+        limit = FULL_BYTES if size <= SMALL_RECORD_BYTES else TARGET_BYTES
+        return self.size < limit and (not self.records or self.size + size <= MAX_BYTES)
 
     def add(self, key: str, data: bytes, checksum: int) -> Place:
         """Append a record that is kept in memory until the upload is done."""

@@ -1,10 +1,10 @@
 """The save volume in a bucket, at its producer (S1, S2).
 
 A put copies the record into an open *bundle* in memory. A full bundle, and at a sync any, is uploaded beside the
-callers and then published by an entry of the *journal*. So a small set is one object, and a sync costs one PUT for each
-lane and one swap. A delete is published with the next entry; an object goes after no published record is in it: that
-very swap condemned it. What a crash leaves is objects that nothing names, under the tag of a dead producer; the next
-one deletes them.
+callers. A sync, and 64 MiB without one, is published by an entry of the *journal*. So a small set is one object, and a
+sync costs one PUT for each lane and one swap. A delete is published with the next entry; an object goes after no
+published record is in it: that very swap condemned it. What a crash leaves is objects that nothing names, under the tag
+of a dead producer; the next one deletes them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ from replkit.objectstore.host import Host
 from replkit.objectstore.journal import Journal
 from replkit.objectstore.placing import DEFAULT_CAPACITY_BYTES, quota_bytes, read_place
 from replkit.objectstore.published import Published
+from replkit.objectstore.recent import RecentRecords
 from replkit.objectstore.recordindex import RECORD_OVERHEAD_BYTES, RecordIndex
 from replkit.objectstore.store import ObjectStore
 from replkit.objectstore.uploads import Uploads
 
+PUBLISH_BYTES = 64 << 20
+"""When as much was uploaded without a sync it is published, so that a crash costs no more of a set that arrives."""
 _ATTEMPTS = 5
 
 _log = logging.getLogger(__name__)
@@ -59,8 +62,9 @@ class ObjectSaveVolume(SaveVolume):
         self._changed_keys: set[str] = set()
         self._condemned: list[str] = []
         self._is_publishing = False
-        self._publications = 0
+        self._publications = self._published_bytes = 0
         self._syncing = 0
+        self._recent = RecentRecords()
         self._is_moving = self._is_closed = False
         host.hold(self._journal.tag)
         try:
@@ -80,7 +84,7 @@ class ObjectSaveVolume(SaveVolume):
     def _recover(self) -> None:
         journal = self._journal
         self._uploads = Uploads(self._store, self._host, journal.tag, journal.value.identity)
-        self._uploads.on_durable = self._publish_quietly  # type: ignore[method-assign]
+        self._uploads.on_durable = self._on_durable  # type: ignore[method-assign]
         self._changed = self._uploads.changed
         self._published = Published(self._uploads.bundles)
         for entry in journal.changes_since(-1)[1]:
@@ -130,6 +134,7 @@ class ObjectSaveVolume(SaveVolume):
                 )
             self._live.set(key, self._uploads.add_locked(key, data, checksum))
             self._changed_keys.add(key)
+            self._recent.add(key, data)
         self._uploads.start()
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> memoryview:
@@ -151,6 +156,12 @@ class ObjectSaveVolume(SaveVolume):
                 break
         raise CorruptRecordError(f"{self.url}: {key}: its bytes in {bundle_key(place.bundle)} are lost or damaged")
 
+    def recall(self, key: str) -> memoryview | None:
+        """What was put a short while ago, without a request."""
+        with self._changed:
+            data = self._recent.take(key)
+        return None if data is None else memoryview(data)
+
     def _place(self, key: str) -> Place:
         place = self._live.find(key)
         if place is None:
@@ -170,6 +181,7 @@ class ObjectSaveVolume(SaveVolume):
                 if place is not None:
                     self._uploads.bundles[place.bundle].unuse(key)
                     self._changed_keys.add(key)
+                    self._recent.remove(key)
 
     def list(self, prefix: str) -> Sequence[str]:
         """From the index."""
@@ -194,13 +206,21 @@ class ObjectSaveVolume(SaveVolume):
         self._begin_moving()
 
     def flush_idle(self) -> None:
-        """Begin to upload what was put and not synced, for readers; called now and then by the backend."""
+        """Begin to upload what was put and not synced, for readers; called now and then by the backend.
+
+        What was only deleted waits for the next publication: it costs a swap, and nobody waits for it.
+        """
         with self._changed:
-            waits = bool(self._changed_keys) and self._fence is None and not self._is_closed
+            was_put = any(self._live.find(key) is not None for key in self._changed_keys)
+            waits = was_put and self._fence is None and not self._is_closed
             if waits:
                 self._uploads.seal_locked()
         if waits:
             self._uploads.start()
+            self._publish_quietly()
+
+    def _on_durable(self) -> None:
+        if self._uploads.uploaded_bytes - self._published_bytes >= PUBLISH_BYTES:
             self._publish_quietly()
 
     def _publish_quietly(self) -> None:
@@ -248,11 +268,13 @@ class ObjectSaveVolume(SaveVolume):
         with self._changed:
             self._published.adopt(came, from_nothing=is_full)
             changed = list(self._changed_keys)
+            uploaded_bytes = self._uploads.uploaded_bytes
             entry, settled = self._published.difference(self._live, changed)
         if entry.bundles or entry.deleted or self._journal.must_append:
             self._journal.append(entry, lambda: self._published.everything(entry))
         with self._changed:
             self._published.apply(entry)
+            self._published_bytes = uploaded_bytes
             for key in settled:
                 new, old = self._live.find(key), self._published.index.find(key)
                 if new == old:  # else it has changed again meanwhile
@@ -293,8 +315,10 @@ class ObjectSaveVolume(SaveVolume):
                 self._changed.notify_all()
 
     def _move_one(self, key: str, place: Place) -> None:
+        with self._changed:
+            data = self._recent.small(key)
         try:
-            data = read_place(self._store, place, 0, None)
+            data = data or read_place(self._store, place, 0, None)
         except RecordMissingError:
             data = None
         with self._changed:

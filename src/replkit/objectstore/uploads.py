@@ -12,8 +12,8 @@ from replkit.objectstore.bundle import Bundle, Place, encode_bundle
 from replkit.objectstore.host import Host
 from replkit.objectstore.store import ObjectStore
 
-MAX_PENDING_BYTES = 64 << 20
-"""A put waits while more is on its way to the store."""
+MAX_PENDING_BYTES = 40 << 20
+"""A put waits while more is on its way to the store: four uploads of full bundles at a time, and one that fills."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ class Uploads:
         self._open: dict[bool, Bundle] = {}
         self._count = 0
         self._pending_bytes = 0
+        self.uploaded_bytes = 0
+        """Of records that came to be durable so far."""
 
     def add_locked(self, key: str, data: bytes, checksum: int) -> Place:
         """Put a record into an open bundle. Call ``start`` after the lock was given back."""
@@ -88,7 +90,9 @@ class Uploads:
         with self.changed:
             bundle.is_running, bundle.failure = False, failure
             if failure is None:
-                self._pending_bytes -= sum(len(data) for data in (bundle.data or {}).values())
+                done = sum(len(data) for data in (bundle.data or {}).values())
+                self._pending_bytes -= done
+                self.uploaded_bytes += done
                 bundle.data, bundle.records = None, []
                 if not bundle.was_tried:
                     self.bundles.pop(bundle.name, None)

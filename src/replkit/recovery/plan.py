@@ -20,12 +20,13 @@ from replkit.recovery.facts import AnyReplica, snapped_of
 from replkit.recovery.peer import Peer, PeerInfo, settle_fork, standing_root
 from replkit.recovery.states import state_of
 from replkit.replication.branches import identity_of
-from replkit.replication.cells import RECEIVED, MemberProgress, Root, SetHistory, sent_cell
+from replkit.replication.cells import MemberProgress, Root, sent_cell
 from replkit.replication.difference import get_list
 from replkit.replication.directory import numbers_between, span_of
 from replkit.replication.new_copy import find_member
 from replkit.replication.primary import PrimaryReplica
 from replkit.replication.promotion import Mode
+from replkit.replication.received import received_sets
 from replkit.replication.replica import Replica
 from replkit.replication.root import load_struct
 from replkit.replication.secondary import SecondaryReplica
@@ -180,8 +181,7 @@ def check(plan: Plan, now: Plan) -> None:
 
 def created_s(parts: Replica, root: Root, number: int) -> float | None:
     """When the set that reaches a position was cut, wall clock; ``None`` where nothing of it is known any more."""
-    received, _version = load_struct(parts.save, RECEIVED, SetHistory)
-    for entry in received.sets if received is not None and root.role == "secondary" else ():
+    for entry in received_sets(parts) if root.role == "secondary" else ():
         if entry.number == number:
             return entry.created_s
     if not root.first_listed <= number <= root.last.number:

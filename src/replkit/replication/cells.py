@@ -151,7 +151,8 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     """The copy that the volume of a secondary came from, and the position to which it brought the volume.
 
     ``difference`` is the copy id of the newest difference that was taken in since, as one set or in place. Before the
-    set ``until`` was played the volume is not at ``position``: it holds what it wrote after the fork of a resync.
+    set ``until`` was played the volume is at no boundary: it holds what it wrote after the fork of a resync, or the
+    pass over that set, which was announced by the swap that published it, may have begun.
     """
 
     copy_id: str

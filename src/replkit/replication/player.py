@@ -1,7 +1,7 @@
 """The player: integrates received sets into the volume, in order, several in one pass, newest block first (C2, FIG. 9).
 
-A pass is announced in the cell ``playing`` before its first write and ended there after the flush, so a pass that a
-crash cut short is played again, to the same end (invariants 5 and 6).
+A pass is announced in the cell ``playing``, or by the swap that published its only set, before its first write, and
+ended in the cell after the flush; so a pass that a crash cut short is played again, to the same end (invariants 5, 6).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from replkit.contracts.position import Position
 from replkit.contracts.runtime import Runtime
 from replkit.contracts.savevolume import SaveVolume
 from replkit.contracts.volume import BlockVolume, Capability
+from replkit.deltaset.header import SetHeader
 from replkit.errors import InconsistentError, RecordMissingError, SaveVolumeFullError
 from replkit.replication.accumulated import Accumulated
 from replkit.replication.cells import HISTORY_LENGTH, PLAYING, Base, PlayedPass, Playing, Root
@@ -89,7 +90,8 @@ class Player:
     def _unfinished(self) -> int | None:
         """The end of a pass that was announced and not ended, of the copy that the volume holds now.
 
-        So is a difference that was received and not played: until then the volume is not at the fork (invariant 6).
+        Announced in its cell, or in the root: with the set that it plays, or with a difference that was received; until
+        that was played the volume is not at the fork (invariant 6).
         """
         base, playing = self._base(), self._cell.get()
         if base is None:
@@ -117,10 +119,22 @@ class Player:
             self.waits_for = ""
             return self._advance(self._pass)
 
+    def begins_at_once(self, header: SetHeader) -> bool:
+        """Whether a set that is about to be published is a pass of its own, begun as soon as it is there.
+
+        Then the swap that publishes it can announce the pass too: until the set was played no other state is at rest.
+        """
+        base = self._base()
+        if base is None or self._is_stopping or not self.is_at_rest or self.position != self._root().last:
+            return False
+        if header.volume_size_bytes != self._volume.size_bytes or not self.sets.may_write(header.number):
+            return False
+        return load_policy(self._save).play_interval_s <= 0
+
     def _advance(self, going: PlaybackPass) -> float:
-        if not going.is_announced:
+        if not going.is_announced and self._unfinished() != going.last:
             self._announce(going.last)
-            going.is_announced = True
+        going.is_announced = True
         try:
             self._follow_size(going.volume_size_bytes)
             if not going.advance(CHUNKS_A_STEP):

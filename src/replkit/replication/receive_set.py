@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import msgspec
+
 from replkit.contracts.buffers import Buffer
 from replkit.contracts.message import MAX_PAYLOAD_BYTES
 from replkit.contracts.position import Position
@@ -18,13 +22,24 @@ from replkit.replication.directory import DIFFERENCE_WRITER, add_set
 from replkit.replication.replica import Replica
 from replkit.replication.root import StructCell
 from replkit.replication.set_writer import delete_set
+from replkit.replication.trimmer import Condemning, forget_deleted, nothing_condemned
+
+RESUME_BYTES = 32 << 20
+"""Where each swap costs requests, less of a set than this is not worth one: it is sent again after a crash."""
 
 
 class SetInbox:
     """The set that is arriving at a replica, over as many sessions as it takes."""
 
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        condemning: Condemning = nothing_condemned,
+        begins_at_once: Callable[[SetHeader], bool] = lambda _header: False,
+    ) -> None:
+        """What else the swap that publishes a set says: what the trimmer would in its own, and that a pass begins."""
+        self._replica, self._condemning, self._begins_at_once = replica, condemning, begins_at_once
         self._cell = StructCell(replica.save, RECEIVING, Receiving)
         self._begun: m.SetBegin | None = None
         self._is_skipped = self._is_header_put = False
@@ -35,7 +50,7 @@ class SetInbox:
     def partial(self) -> m.Partial | None:
         """What is there of a set that broke off: the chunks up to the first that is missing or damaged."""
         self._begun = None
-        receiving = self._cell.get()
+        receiving = self._receiving()
         if receiving is None or parse_set_tag(receiving.tag)[0] <= self._replica.root.get().last.number:
             return None
         self._replica.save.delete([header_key(receiving.tag)])  # put before a crash, but never published
@@ -64,9 +79,29 @@ class SetInbox:
         if body.first_number == root.last.number + 1 and body.base_identity != root.last.identity:
             raise _diverged(root.last, body.tag)
         receiving = Receiving(tag=body.tag, epoch=body.epoch, digest=body.digest)
-        if receiving != self._cell.get():
+        if body.tag in root.condemned:  # nothing condemned is ever named again
+            self._forget_condemned(body.tag)
+        if receiving != self._receiving():
             self.drop()
-            self._cell.set(receiving)
+            self._replica.unsaved.receiving = receiving
+        if not self._replica.pays:
+            self._save_receiving()
+
+    def _forget_condemned(self, tag: str) -> None:
+        """The history was cut back, and this very set comes again: what is condemned of it must be gone before."""
+        delete_set(self._replica.save, tag)
+        self._replica.save.sync()
+        self._replica.root.mutate(lambda now: forget_deleted(now, frozenset({tag})))
+
+    def _receiving(self) -> Receiving | None:
+        return self._replica.unsaved.receiving or self._cell.get()
+
+    def _save_receiving(self) -> None:
+        """From here on the set goes on after a crash where it broke off; before, what is here of it is swept then."""
+        unsaved = self._replica.unsaved
+        if unsaved.receiving is not None:
+            self._cell.set(unsaved.receiving)
+            unsaved.receiving = None
 
     def chunk(self, body: m.Chunk, payload: Buffer) -> None:
         """Verify a chunk and put it; ``SaveVolumeFullError`` changes nothing, so the call can be repeated."""
@@ -78,6 +113,8 @@ class SetInbox:
         if body.index != self._content.next_chunk:  # what broke off was dropped since: the next session begins anew
             raise ProtocolError(f"chunk {body.index} of set {body.tag}, but {self._content.next_chunk} are here")
         self._content.check_order(chunk)
+        if self._content.stored_bytes + memoryview(payload).nbytes > RESUME_BYTES:
+            self._save_receiving()
         save, key = self._replica.save, chunk_key(body.tag, body.index)
         save.put(key, [payload])
         try:
@@ -101,13 +138,20 @@ class SetInbox:
         if not self._is_header_put:  # by a try whose sync or publication failed
             self._replica.save.put(header_key(begun.tag), [payload])
             self._is_header_put = True
+        gone = self._replica.unsaved.deleted  # before the sync, after which they stay deleted
         self._replica.save.sync()  # of the whole set: invariant 5, as in ``put_header``
-        span = Span(root.last.number + 1, header.number)
+        span, condemn = Span(root.last.number + 1, header.number), self._condemning()
+        until = header.number if self._replica.pays and self._begins_at_once(header) else 0
 
         def publish(now: Root) -> Root:
-            return add_set(now, span, header.writer, header.position)
+            named = add_set(condemn(forget_deleted(now, gone)), span, header.writer, header.position)
+            if now.base is None or not until:
+                return named
+            return msgspec.structs.replace(named, base=msgspec.structs.replace(now.base, until=until))
 
         self._replica.root.mutate(publish)
+        self._replica.unsaved.deleted -= gone
+        self._replica.unsaved.receiving = None
         self.arrived = ReceivedSet(
             number=header.number,
             created_s=header.created_s,
@@ -129,7 +173,7 @@ class SetInbox:
 
     def drop(self) -> None:
         """Delete what is there of the set; the rest of it in this session is passed over."""
-        receiving = self._cell.get()
+        receiving = self._receiving()
         if receiving is not None and parse_set_tag(receiving.tag)[0] > self._replica.root.get().last.number:
             delete_set(self._replica.save, receiving.tag)
         self._is_header_put = False

@@ -27,13 +27,14 @@ from replkit.rcp.multicast import START_PLAYBACK, MulticastReceiver, VolumeMulti
 from replkit.rcp.session import ReceiverSession
 from replkit.rcp.states import State
 from replkit.replication.admission import check_hello, epoch_for, follow_epoch, refusal_at_primary
-from replkit.replication.cells import HISTORY_LENGTH, RECEIVED, Root, SetHistory
+from replkit.replication.cells import Root
 from replkit.replication.player import Player
 from replkit.replication.receive_copy import CopyInbox
 from replkit.replication.receive_difference import DifferenceInbox
 from replkit.replication.receive_set import SetInbox
+from replkit.replication.received import ReceivedHistory
 from replkit.replication.replica import Replica
-from replkit.replication.root import StructCell
+from replkit.replication.trimmer import Condemning, nothing_condemned
 
 SEND_TIMEOUT_S = 30.0
 MESSAGES_A_STEP = 32
@@ -102,7 +103,14 @@ class Receiver:
     """
 
     def __init__(
-        self, greeting: Greeting, replica: Replica, player: Player, site: str, fault: tuple[str, str] | None = None
+        self,
+        greeting: Greeting,
+        replica: Replica,
+        player: Player,
+        site: str,
+        *,
+        fault: tuple[str, str] | None = None,
+        condemning: Condemning = nothing_condemned,
     ) -> None:
         self._link, self._session, self._hello = greeting
         self._fault = fault
@@ -110,11 +118,11 @@ class Receiver:
         self._runtime = replica.runtime
         hello = self._hello
         self._relation = VolumeMulticast(hello.volume, hello.site, {hello.member: hello.volume})
-        self._sets = SetInbox(replica)
+        self._sets = SetInbox(replica, condemning=condemning, begins_at_once=player.begins_at_once)
         self._copy = CopyInbox(replica, player)
         self._difference = DifferenceInbox(replica, player)
         self._copying: CopyInbox | DifferenceInbox = self._copy
-        self._history = StructCell(replica.save, RECEIVED, SetHistory)
+        self._history = ReceivedHistory(replica)
         self._waiting: tuple[m.Body, Message] | None = None
         self._acked: tuple[Position | None, Position | None] | None = None
         self._is_welcomed = self._is_closed = self._is_over = False
@@ -289,8 +297,7 @@ class Receiver:
                 volume=self._replica.name, member=self._hello.member, position=position
             )
             self._report()  # the history is for status only: neither the sender nor the player waits for it
-            history = self._history.get() or SetHistory()
-            self._history.set(SetHistory(sets=(*history.sets, arrived)[-HISTORY_LENGTH:]))
+            self._history.add(arrived)
 
     def _run(self, body: m.Command) -> None:
         """Carry out a control block; all but *start playback* are for a plugin (T10, T11)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import msgspec
@@ -12,15 +12,16 @@ from replkit.contracts.position import Epoch, Position
 from replkit.contracts.runtime import Runtime
 from replkit.contracts.savevolume import Partition, SaveVolume
 from replkit.contracts.volume import BlockVolume
-from replkit.errors import WrongRoleError
+from replkit.errors import ReplkitError, WrongRoleError
 from replkit.replication.admission import check_hello, highest_epoch
-from replkit.replication.cells import DIFFERENCE, RECEIVED, RECEIVING, DifferenceProgress, Receiving, Root, SetHistory
+from replkit.replication.cells import DIFFERENCE, RECEIVING, DifferenceProgress, Receiving, Root
 from replkit.replication.difference_set import staged_tag
 from replkit.replication.leftovers import drop_lists
 from replkit.replication.members import COPY_SNAPSHOT
 from replkit.replication.player import VERIFY_SNAPSHOT, VIEW_SNAPSHOT, Player
 from replkit.replication.primary import Service
 from replkit.replication.promotion import RESTART, Mode, Promotion
+from replkit.replication.received import ReceivedHistory, received_sets, recover_received
 from replkit.replication.receiver import Greeting, Receiver
 from replkit.replication.replica import Replica
 from replkit.replication.root import RootCell, RootSnapshotTable, load_struct
@@ -58,7 +59,7 @@ class SecondaryReplica:
         """What else needs sets: each gives the number after which sets must stay, or ``None``."""
         self.kept_floors: list[Callable[[], int | None]] = []
         """The same of policies, which give way where the save volume is full."""
-        self.trimmer = Trimmer(replica, self._floor, lambda: lowest(self.kept_floors))
+        self.trimmer = Trimmer(replica, self._floor, lambda: lowest(self.kept_floors), waits=True)
         self._check = consistency_check(replica.name, lambda: not replica.root.get().is_at_boundary)
 
     @classmethod
@@ -79,6 +80,7 @@ class SecondaryReplica:
             if record.name.startswith((VIEW_SNAPSHOT, VERIFY_SNAPSHOT, COPY_SNAPSHOT, COMPARED, RESTART)):
                 snapped.delete_snapshot(record.name)
         drop_lists(save, root.get())
+        recover_received(replica)
         return cls(replica, snapped, site)
 
     @property
@@ -99,10 +101,12 @@ class SecondaryReplica:
         with self._lock:
             fault = check_hello(greeting.hello, self._replica)
             if fault is not None:
-                return Receiver(greeting, self._replica, self.player, self._site, fault)
+                return Receiver(greeting, self._replica, self.player, self._site, fault=fault)
             if self._receiver is not None:
                 self._receiver.end()  # first: two at a time would write the same set, or volume, from two copies
-            self._receiver = receiver = Receiver(greeting, self._replica, self.player, self._site)
+            self._receiver = receiver = Receiver(
+                greeting, self._replica, self.player, self._site, condemning=self.trimmer.condemning
+            )
             if self._is_promoting:
                 receiver.close()
         return receiver
@@ -165,8 +169,7 @@ class SecondaryReplica:
     def status(self) -> dict[str, object]:
         """What is durable here, what waits to be played (R8, invariant 13)."""
         root, save, receiver = self._replica.root.get(), self._replica.save, self._receiver
-        received, _version = load_struct(save, RECEIVED, SetHistory)
-        sets = received.sets if received is not None else ()
+        sets = received_sets(self._replica)
         stands = root.is_at_boundary
         played = self.player.position.number if stands else 0
         newest_s = sets[-1].created_s if sets else None
@@ -199,6 +202,8 @@ class SecondaryReplica:
         """Close the link and the volume; a pass under way is played again at the next opening."""
         if self._receiver is not None:
             self._receiver.close()
+        with suppress(ReplkitError):  # history is for status only
+            ReceivedHistory(self._replica).save()
         if self._replica.root.get().inconsistent is None and self.player.is_at_rest:
             self.volume.close_clean()
         else:

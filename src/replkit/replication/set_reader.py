@@ -47,11 +47,16 @@ class SetReader:
 
     def header_record(self, number: int) -> memoryview:
         """The header as it is stored and sent."""
-        return self._save.get(header_key(self.tag(number)))
+        return self._record(header_key(self.tag(number)))
 
     def chunk_record(self, number: int, index: int) -> memoryview:
         """A chunk as it is stored and sent."""
-        return self._save.get(chunk_key(self.tag(number), index))
+        return self._record(chunk_key(self.tag(number), index))
+
+    def _record(self, key: str) -> memoryview:
+        """A receiver has often put it just before; it is verified either way."""
+        record = self._save.recall(key)
+        return self._save.get(key) if record is None else record
 
     def chunk(self, number: int, index: int) -> Chunk:
         """A chunk, verified and decompressed."""
@@ -63,7 +68,7 @@ class SetReader:
 
     def pieces(self, number: int, index: int) -> list[Piece]:
         """The block list of one chunk."""
-        return decode_block_list(self._save.get(list_key(self.tag(number), index)), self._bound(number))
+        return decode_block_list(self._record(list_key(self.tag(number), index)), self._bound(number))
 
     def _bound(self, number: int) -> int:
         tag = self.tag(number)

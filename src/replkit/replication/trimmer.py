@@ -26,10 +26,22 @@ from replkit.replication.shared_cells import SharedCopy, copied_cell, played_cel
 from replkit.replication.snapshot_names import COMPARED
 
 SETS_A_STEP = 32
+WAIT_SETS = 2
+WAIT_BYTES = 128 << 20
+"""Where each swap costs requests, so many sets and bytes of them may wait for the swap that publishes the next set."""
 PAUSE_S = 0.5
 LISTS_SHARE = 0.5
 """Block lists are kept until this share of their partition is used."""
 SAY_EACH_S = 600.0
+
+
+Condemning = Callable[[], Callable[[Root], Root]]
+"""Asked at the moment: how a root changes that condemns what may be condemned now."""
+
+
+def nothing_condemned() -> Callable[[Root], Root]:
+    """Where nobody waits for a swap."""
+    return lambda root: root
 
 
 class Trimmer:
@@ -37,36 +49,58 @@ class Trimmer:
 
     ``floor`` gives the number up to which every consumer is done with the sets. ``kept`` gives the one after which a
     policy keeps them besides, or ``None``: as long as there is room, since the past must not stop the present (S4).
+    With ``waits``, where each swap costs requests, both of its swaps are left to the one that publishes the next set,
+    unless there is much to delete or room is wished for: one set more stays for as long.
     """
 
     def __init__(
-        self, replica: Replica, floor: Callable[[], int], kept: Callable[[], int | None] = lambda: None
+        self,
+        replica: Replica,
+        floor: Callable[[], int],
+        kept: Callable[[], int | None] = lambda: None,
+        *,
+        waits: bool = False,
     ) -> None:
         self._replica = replica
         self._floor = floor
         self._kept = kept
+        self._waits = waits
         self._said_s: float | None = None
 
     def step(self) -> float:
         """Delete what is condemned, and condemn a few sets more; seconds until the next call."""
-        root = self._replica.root.get()
-        if root.condemned:
-            self._delete_condemned(root)
+        root, may_wait = self._replica.root.get(), self._may_wait()
+        fresh = [tag for tag in root.condemned if tag not in self._replica.unsaved.deleted]
+        if fresh or (root.condemned and not may_wait):
+            self._delete_condemned(root, fresh, may_wait=may_wait)
             return 0.0
         needed, wish = self._floor(), self._replica.room_wish
         floor = min(needed, self._kept_floor(root))
-        if floor >= root.first_kept:
-            self._condemn(root, floor)
+        if floor >= root.first_kept and not (may_wait and floor - root.first_kept < WAIT_SETS):
+            self._replica.root.mutate(self._condemn(root, floor))
             return 0.0
         if wish.is_made and needed >= root.first_kept:
             wish.is_made = False
-            self._condemn(root, numbers_between(root, root.first_kept, needed)[0])
+            self._replica.root.mutate(self._condemn(root, numbers_between(root, root.first_kept, needed)[0]))
             self._say_let_go(root)
             return 0.0
         wish.is_made = False
         if self._trim_lists(root, floor):
             return 0.0
         return PAUSE_S
+
+    def _may_wait(self) -> bool:
+        if not self._waits or not self._replica.pays or self._replica.room_wish.is_made:
+            return False
+        return self._replica.save.used_bytes(Partition.SETS) <= WAIT_BYTES
+
+    def condemning(self) -> Callable[[Root], Root]:
+        """For a swap that comes at once: how it condemns what may be condemned now, if that has waited for it."""
+        root = self._replica.root.get()
+        if not self._may_wait() or not root.is_at_boundary:
+            return nothing_condemned()
+        floor = min(self._floor(), self._kept_floor(root))
+        return self._condemn(root, floor) if floor >= root.first_kept else nothing_condemned()
 
     def _kept_floor(self, root: Root) -> int:
         by_number = root.last.number - load_policy(self._replica.save).keep_sets
@@ -80,30 +114,31 @@ class Trimmer:
             message = f"the save volume is full: set {root.first_kept}, which the policy would keep, was let go"
             self._replica.hooks.replkit_error(volume=self._replica.name, message=message, error=None)
 
-    def _condemn(self, root: Root, floor: int) -> None:
-        """A set that spans beyond the floor stays."""
+    @staticmethod
+    def _condemn(root: Root, floor: int) -> Callable[[Root], Root]:
+        """How the root changes; a set that spans beyond the floor stays."""
         done = [number for number in numbers_between(root, root.first_kept, floor) if number <= floor][:SETS_A_STEP]
         first_kept = done[-1] + 1 if done else floor + 1
         tags = tuple(tag_of(root, number) for number in done)
 
         def change(now: Root) -> Root:
-            return msgspec.structs.replace(
-                now, first_kept=max(now.first_kept, first_kept), condemned=(*now.condemned, *tags)
-            )
+            if now.first_kept != root.first_kept:  # another swap was first
+                return now
+            return msgspec.structs.replace(now, first_kept=first_kept, condemned=(*now.condemned, *tags))
 
-        self._replica.root.mutate(change)
+        return change
 
-    def _delete_condemned(self, root: Root) -> None:
-        save = self._replica.save
-        for tag in root.condemned:
+    def _delete_condemned(self, root: Root, fresh: list[str], *, may_wait: bool) -> None:
+        save, unsaved = self._replica.save, self._replica.unsaved
+        for tag in fresh:
             save.delete(save.list(f"sets/{tag}/"))
+        unsaved.deleted = unsaved.deleted.union(fresh)
+        if may_wait:
+            return
+        gone = frozenset(root.condemned)
         save.sync()  # a deleted record may come back until then
-        gone = set(root.condemned)
-
-        def change(now: Root) -> Root:
-            return msgspec.structs.replace(now, condemned=tuple(tag for tag in now.condemned if tag not in gone))
-
-        self._replica.root.mutate(change)
+        self._replica.root.mutate(lambda now: forget_deleted(now, gone))
+        unsaved.deleted -= gone
 
     def _trim_lists(self, root: Root, floor: int) -> bool:
         save = self._replica.save
@@ -123,6 +158,11 @@ class Trimmer:
         for tag in tags:
             save.delete(save.list(f"lists/{tag}/"))
         return True
+
+
+def forget_deleted(root: Root, gone: frozenset[str]) -> Root:
+    """The root without these condemned tags, whose records are deleted durably."""
+    return msgspec.structs.replace(root, condemned=tuple(tag for tag in root.condemned if tag not in gone))
 
 
 def members_floor(save: SaveVolume, root: Root) -> int:

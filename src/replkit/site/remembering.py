@@ -92,6 +92,10 @@ class RememberingSaveVolume(SaveVolume):
         """Pass on."""
         return self._save.get(key, start, stop)
 
+    def recall(self, key: str) -> memoryview | None:
+        """Pass on."""
+        return self._save.recall(key)
+
     def size_bytes(self, key: str) -> int:
         """Pass on."""
         return self._save.size_bytes(key)

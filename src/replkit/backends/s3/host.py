@@ -18,7 +18,8 @@ WORKERS = 4
 """Uploads at a time for each producer."""
 SHARED_WORKERS = 16
 """Requests at a time for all volumes of a process together."""
-TICK_S = 0.5
+TICK_S = 5.0
+"""How often a save volume uploads, for readers, what was put and not synced."""
 
 _Result = TypeVar("_Result")
 _shared = ThreadPoolExecutor(SHARED_WORKERS, "replkit-s3-volume")
