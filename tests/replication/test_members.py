@@ -147,10 +147,18 @@ def test_a_member_that_denies_its_copy_gets_no_other_one_by_resume(paused: bool)
 
 
 @pytest.mark.requirement("C1")
-def test_a_new_copy_does_not_try_to_cut_again_before_an_abandoned_cut_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each try freezes applications and writes chunks; a full save volume had one twice a second."""
+@pytest.mark.parametrize("is_changed", [True, False])
+def test_a_new_copy_does_not_try_to_cut_again_before_an_abandoned_cut_is_due(
+    is_changed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try freezes applications and writes chunks; a full save volume had one twice a second.
+
+    Where nothing changes any more no other cut is ever due, and the copy must go on all the same (seed 185).
+    """
     world = World()
     world.write(0, b"a" * BLOCK_SIZE)
+    if not is_changed:
+        world.primary.replica.cut()
     world.add_members()
     primary, tries = world.primary.replica, 0
 
@@ -160,9 +168,10 @@ def test_a_new_copy_does_not_try_to_cut_again_before_an_abandoned_cut_is_due(mon
         raise SaveVolumeFullError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SetWriter, "add", refuse)
+        patch.setattr(SetWriter, "add" if is_changed else "commit", refuse)
         for _ in range(40):
             primary.members.step()
+            primary.cutter.step()
             world.runtime.advance(0.25)
     assert 2 <= tries <= 4, "at once, and after 1, 2 and 4 seconds"
     world.settle()

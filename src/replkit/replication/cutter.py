@@ -51,7 +51,7 @@ class Cutter:
         self._open: Cut | None = None
         self._attempt = 0
         self._due_s = replica.runtime.monotonic() + load_policy(replica.save).interval_s
-        self._backoff_s = 0.0
+        self._backoff_s = self._retry_at_s = 0.0
         self._last_error = ""
         self._history: StructCell[SetHistory] | None = StructCell(replica.save, CUTS, SetHistory)
         self._recent = (self._history.get() or SetHistory()).sets
@@ -144,7 +144,7 @@ class Cutter:
     @property
     def is_backing_off(self) -> bool:
         """Whether the last cut was abandoned, and the next is not due yet; who can wait does not ask for one before."""
-        return self._backoff_s > 0 and self._runtime.monotonic() < self._due_s
+        return self._runtime.monotonic() < self._retry_at_s
 
     def status(self) -> dict[str, object]:
         """What was cut, and what is not yet (R8)."""
@@ -211,7 +211,7 @@ class Cutter:
             raise CutAbandonedError(f"{self._replica.name}: there is no cut to finish")
         position = cut.commit()
         self._open = None
-        self._backoff_s = 0.0
+        self._backoff_s = self._retry_at_s = 0.0
         self._last_error = ""
         self._due_s = self._runtime.monotonic() + policy.interval_s
         self._remember(cut, position)
@@ -254,7 +254,7 @@ class Cutter:
         cut, self._open = self._open, None
         self._last_error = str(error)
         self._backoff_s = min(LONGEST_BACKOFF_S, max(FIRST_BACKOFF_S, self._backoff_s * 2))
-        self._due_s = self._runtime.monotonic() + self._backoff_s
+        self._due_s = self._retry_at_s = self._runtime.monotonic() + self._backoff_s
         self._replica.hooks.replkit_error(
             volume=self._replica.name, message=f"a cut was abandoned: {error}", error=error
         )

@@ -7,7 +7,7 @@ failed flush loses writes and calls the pages clean, as kernels do. ``Plug`` dec
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from replkit.blocks.extent import Extent
@@ -175,10 +175,14 @@ class FaultDisk(BlockVolume):
 
 
 class FaultSave(SaveVolume):
-    """A save volume whose unsynced puts may be lost and whose unsynced deletes may come back; cells are durable."""
+    """A save volume whose unsynced puts may be lost and whose unsynced deletes may come back; cells are durable.
 
-    def __init__(self, plug: Plug, *, sets_bytes: int, areas_bytes: int = 1 << 30) -> None:
+    One that is ``paid`` says that its swaps cost requests, as in a bucket: then its services do with fewer.
+    """
+
+    def __init__(self, plug: Plug, *, sets_bytes: int, areas_bytes: int = 1 << 30, paid: bool = False) -> None:
         self.capacities: dict[str, int] = {"sets": sets_bytes, "areas": areas_bytes}
+        self._paid = paid
         self.failed = False
         self._plug = plug
         self._records: dict[str, dict[str, bytes]] = {}
@@ -189,6 +193,11 @@ class FaultSave(SaveVolume):
         self.on_root: Callable[[bytes], None] = lambda _value: None
         """Called with a root that is about to be published."""
         plug.attach(self)
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """Whether there are any is what counts."""
+        return {"put": len(self._cells)} if self._paid else {}
 
     def capacity_bytes(self, partition: Partition) -> int:
         """Sets and areas may have a limit."""

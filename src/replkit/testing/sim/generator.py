@@ -69,6 +69,7 @@ class Generator:
             block_size=block_size,
             sets_bytes=1 << 30 if chance.random() < 0.7 else 144 * block_size + 16384,
             areas_bytes=1 << 30 if chance.random() < 0.8 else whole,
+            paid=seed % 3 == 2,
         )
         drawn = {name: weight for name, weight in COMMANDS.items() if name in ALWAYS or chance.random() < 0.75}
         self._commands = {name: weight for name, weight in drawn.items() if name not in without}

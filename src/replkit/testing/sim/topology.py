@@ -70,7 +70,7 @@ class Devices:
 
     def save(self, site: str, plug: Plug, options: Options, watch: Watch) -> FaultSave:  # noqa: ARG002 - for others
         """The save volume of a site."""
-        return FaultSave(plug, sets_bytes=options.sets_bytes, areas_bytes=options.areas_bytes)
+        return FaultSave(plug, sets_bytes=options.sets_bytes, areas_bytes=options.areas_bytes, paid=options.paid)
 
     def network(self, watch: Watch) -> FaultNetwork:  # noqa: ARG002 - for others
         """What is between the sites."""
@@ -272,6 +272,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 512
     sets_bytes: int = 1 << 30
     areas_bytes: int = 1 << 30
+    paid: bool = False
 
 
 class MakeSite(Protocol):
