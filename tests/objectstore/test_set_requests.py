@@ -9,10 +9,12 @@ from collections import Counter
 import pytest
 
 from replkit.contracts.registry import SaveVolumeOptions
+from replkit.errors import CorruptRecordError
 from replkit.objectstore.cells import KEPT
 from replkit.objectstore.memory import MemoryObjectStore
 from replkit.objectstore.metered import MeteredStore
 from replkit.objectstore.opening import open_save_volume
+from replkit.objectstore.recent import SMALL_RECORD_BYTES, RecentRecords
 from replkit.objectstore.volume import ObjectVolume
 from replkit.replication import receive_set
 from replkit.replication.cells import RECEIVING, Receiving
@@ -233,3 +235,80 @@ def test_a_set_is_named_as_arriving_once_it_is_worth_going_on_with(monkeypatch, 
     assert cost.get(("save", "put_new", "cells/receiving"), 0) == (0 if resume_bytes else 1)
     named, _version = load_struct(bill.secondary.save, RECEIVING, Receiving)
     assert (named is None) == bool(resume_bytes)
+
+
+def receive_only(bill, *blocks):
+    """A set arrives, and the process ends before its player looks."""
+    player = bill.secondary.replica.player
+    step, player.step = player.step, lambda: 0.5
+    bill.cut(*blocks)
+    bill.world.settle(lambda: bill.secondary.replica.root.last == bill.world.primary.replica.root.last)
+    player.step = step
+
+
+@pytest.mark.requirement("C2")
+def test_the_swap_that_publishes_a_set_announces_the_pass_over_it(monkeypatch):
+    """Invariant 6: whoever opens it then believes the volume to be in that pass, and plays it to its end."""
+    bill = Bill(monkeypatch)
+    receive_only(bill, 3)
+    root, player = bill.secondary.replica.root, bill.secondary.replica.player
+    assert root.base is not None
+    assert root.base.until == root.last.number
+    assert not player.is_at_rest
+    bill.restart()
+    player = bill.secondary.replica.player
+    assert not player.is_at_rest
+    assert player.position.number == root.last.number - 1
+    bill.world.settle()
+    assert player.is_at_rest
+    assert read_all(bill.secondary.disk) == bytes(bill.world.model.image)
+
+
+def test_no_pass_is_announced_that_does_not_begin_at_once(monkeypatch):
+    bill = Bill(monkeypatch)
+    until = bill.secondary.replica.root.base.until
+    change_policy(bill.secondary.save, play_interval_s=1e6)
+    receive_only(bill, 3)
+    assert bill.secondary.replica.root.base.until == until
+    change_policy(bill.secondary.save, play_interval_s=0.0)
+    receive_only(bill, 4)  # there is one before it
+    assert bill.secondary.replica.root.base.until == until
+    bill.world.settle()
+    key, *_ = bill.secondary.replica.player.sets.pin()
+    bill.cut(5)
+    assert not bill.secondary.replica.player.sets.may_write(bill.world.primary.replica.root.last.number)
+    receive_only(bill)
+    bill.secondary.replica.player.sets.end(key)
+    assert bill.secondary.replica.root.base.until <= bill.secondary.replica.player.position.number
+    bill.world.settle()
+    assert read_all(bill.secondary.disk) == bytes(bill.world.model.image)
+
+
+def test_a_record_is_recalled_until_it_is_taken_or_deleted_and_damage_is_not_hidden_by_it():
+    objects, runtime = {}, ManualRuntime(seed=1)
+    options, store = SaveVolumeOptions(producer=True, create=True), MemoryObjectStore("save:", objects)
+    save = open_save_volume(store, options, InlineHost(runtime))
+    chunk = random.Random(1).randbytes(1 << 20)
+    save.put("sets/a/0", [chunk])
+    save.put("lists/a/0", [b"list"])
+    save.put("areas/a/0", [b"old"])
+    save.sync()
+    assert save.recall("areas/a/0") is None
+    assert [bytes(save.recall("lists/a/0") or b"") for _ in range(2)] == [b"list"] * 2
+    (bundle,) = [key for key, data in objects.items() if chunk[:100] in data]
+    objects[bundle] = objects[bundle].replace(chunk[:100], bytes(100))
+    assert bytes(save.recall("sets/a/0") or b"") == chunk
+    assert save.recall("sets/a/0") is None
+    with pytest.raises(CorruptRecordError, match=bundle):
+        save.get("sets/a/0")
+    save.delete(["lists/a/0"])
+    assert save.recall("lists/a/0") is None
+
+
+def test_what_is_recalled_is_bounded_and_the_oldest_goes_first():
+    recent = RecentRecords(large_bytes=5 * (SMALL_RECORD_BYTES + 1), small_bytes=10)
+    for number in range(8):
+        recent.add(f"sets/a/{number}", bytes(SMALL_RECORD_BYTES + 1))
+        recent.add(f"lists/a/{number}", b"four")
+    assert [number for number in range(8) if recent.take(f"sets/a/{number}")] == [3, 4, 5, 6, 7]
+    assert [number for number in range(8) if recent.take(f"lists/a/{number}")] == [6, 7]

@@ -27,7 +27,7 @@ class Host(Protocol):
         ...
 
     def repeat(self, work: Callable[[], None]) -> None:
-        """Call ``work`` about twice a second until ``close``, as long as its object lives."""
+        """Call ``work`` every few seconds until ``close``, as long as its object lives."""
         ...
 
     def close(self) -> None:

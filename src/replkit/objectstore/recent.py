@@ -1,7 +1,7 @@
 """Records that the producer has put a short while ago, so that playback need not fetch what was just received.
 
-They are kept beside what is on its way to the store, and both together take no more memory than before there was such a
-cache: see ``uploads.MAX_PENDING_BYTES``. Only this process sees them; readers read the store.
+They are kept beside what is on its way to the store (``uploads.MAX_PENDING_BYTES``); both together take at most 68 MiB.
+Only this process sees them; readers read the store.
 """
 
 from __future__ import annotations

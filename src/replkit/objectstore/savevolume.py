@@ -118,7 +118,7 @@ class ObjectSaveVolume(SaveVolume):
         return self._live.used_bytes(partition)
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Copy the record; wait only while 64 MiB are on their way to the store, and raise what keeps them there."""
+        """Copy the record; wait only while 40 MiB are on their way to the store, and raise what keeps them there."""
         self._uploads.wait_for_room()
         data = b"".join(memoryview(part) for part in parts)
         checksum = xxh3_64_intdigest(data)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
+from replkit.blocks.extent import Extent
 from replkit.contracts.position import Position
 from replkit.contracts.runtime import Runtime
 from replkit.replication.cells import Root
@@ -136,6 +137,11 @@ class Accumulated:
         """No reader can name a set up to this number; what is not newer may be deleted."""
         with self._lock:
             return min((ticket.lower for ticket in self._tickets.values()), default=self._played().number)
+
+    def extents(self, numbers: list[int]) -> list[Extent]:
+        """The blocks of these sets, one set after the other."""
+        with self._lock:
+            return [extent for number in numbers for extent in self._index.extents(number)]
 
     def waiting_blocks(self) -> int:
         """Number of blocks that differ between the volume and the newest boundary (R8)."""

@@ -87,6 +87,11 @@ class SetIndex:
                 places.extend(self._slots[number].places(extent, number))
         return places
 
+    def extents(self, number: int) -> list[Extent]:
+        """The blocks of a set, ascending; of one that is not in the index none."""
+        slot = self._slots.get(number)
+        return [] if slot is None else [extent for extents in slot.chunks for extent in extents]
+
     def changed_blocks(self) -> int:
         """Number of blocks whose newest value is not in the volume yet."""
         return self._where.block_total()

@@ -23,7 +23,8 @@ class PlaybackPass:
         self.set_count = len(numbers)
         self.blocks = 0
         self.started_s = runtime.monotonic()
-        self.is_announced = False
+        self.is_announced = self.is_expected = False
+        self.numbers = numbers
         self._volume = volume
         header = reader.header(numbers[-1])
         self.volume_size_bytes = header.volume_size_bytes

@@ -137,6 +137,9 @@ class Player:
         going.is_announced = True
         try:
             self._follow_size(going.volume_size_bytes)
+            if not going.is_expected:
+                self._expect(going.numbers)
+                going.is_expected = True
             if not going.advance(CHUNKS_A_STEP):
                 self._end(going)
         except RecordMissingError as error:  # given up under a shared player: the set that spans it must come
@@ -147,6 +150,13 @@ class Player:
             self._pass = None  # a chunk may be taken from it and not written: it is played again from its beginning
             raise
         return 0.0
+
+    def _expect(self, numbers: list[int]) -> None:
+        """Ensure the intents of all the pass by one swap (invariant 2), where each costs requests; a hint."""
+        if self._save.requests and isinstance(self._volume, SnappedVolume):
+            extents = self.sets.extents(numbers)
+            with self._volume.gate.shared():
+                self._volume.intents.ensure(extents)
 
     def _follow_size(self, size_bytes: int) -> None:
         """Resize the volume to that of the sets (X5); a larger one that cannot be resized serves as well."""
