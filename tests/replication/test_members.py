@@ -162,7 +162,7 @@ def test_a_new_copy_does_not_try_to_cut_again_before_an_abandoned_cut_is_due(
     world.add_members()
     primary, tries = world.primary.replica, 0
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         nonlocal tries
         tries += 1
         raise SaveVolumeFullError("no room")
