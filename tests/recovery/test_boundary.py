@@ -247,5 +247,7 @@ def test_where_a_volume_stands_that_has_no_services_is_told_by_its_cells() -> No
     differing = msgspec.structs.replace(base, difference="d", until=last.number + 5)
     assert stands(differing) == (position, last.number + 5), "a difference is here, and not played"
     assert stands(differing, target=None) == (last, last.number + 5)
+    assert stands(differing, target=last.number + 7) == (last, last.number + 7)
+    assert stands(msgspec.structs.replace(base, until=last.number), target=None) == (last, last.number), "played since"
     in_copy = msgspec.structs.replace(past.root(), base=None)
     assert standing_of(in_copy, None) is None
