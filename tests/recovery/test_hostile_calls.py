@@ -39,6 +39,7 @@ def two_sites() -> Sites:
         ("hashes", {"snapshot": "s", "start": 0, "count": 64, "range_blocks": 1}),
         ("hashes", {"snapshot": "s", "start": HUGE, "count": 1, "range_blocks": 1 << 31}),
         ("block-hashes", {"snapshot": "s", "start": 0, "count": HUGE}),
+        ("hashes", {"snapshot": "s", "start": 0, "count": 64, "range_blocks": 16, "payload": b"\xff" * 100}),
         ("block-hashes", {"snapshot": "s", "start": 0, "count": 64, "payload": b"\xff" * 100}),
         ("block-hashes", {"snapshot": "s", "start": HUGE, "count": 64, "payload": b"\xff" * 8}),
         ("block-hashes", {"snapshot": "none", "start": 0, "count": 64, "payload": b"\xff" * 8}),

@@ -10,7 +10,8 @@ import pytest
 from replkit.blocks.extent import Extent
 from replkit.deltaset.header import Mark
 from replkit.errors import ProtocolError, RefusedError
-from replkit.recovery.verify import NOT_YET, PREFIX, Answer, Verification, answer_hashes, range_hashes
+from replkit.recovery.hashes import range_hashes
+from replkit.recovery.verify import NOT_YET, PREFIX, Answer, Verification, answer_hashes
 from replkit.testing.sim.machines import BLOCK_SIZE
 from replkit.testing.sim.world import World
 

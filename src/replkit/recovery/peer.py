@@ -126,10 +126,15 @@ class Peer:
                 total += int(self._call("weigh", arguments, part.to_bytes())[0].get("bytes", 0))
         return total
 
-    def hashes(self, snapshot: str, start: int, count: int, range_blocks: int) -> bytes:
-        """XXH3-128 of the ranges of ``range_blocks`` blocks of a snapshot there."""
+    def hashes(
+        self, snapshot: str, start: int, count: int, range_blocks: int, ranges: PagedBitmap | None = None
+    ) -> bytes:
+        """XXH3-128 of the ranges of ``range_blocks`` blocks of a snapshot there; only of those in ``ranges``, if given.
+
+        Bit ``i`` is the range that begins at block ``start + i * range_blocks``.
+        """
         arguments = self._with({"snapshot": snapshot, "start": start, "count": count, "range_blocks": range_blocks})
-        return bytes(self._call("hashes", arguments, b"")[1])
+        return bytes(self._call("hashes", arguments, ranges.to_bytes() if ranges is not None else b"")[1])
 
     def block_hashes(self, snapshot: str, start: int, blocks: PagedBitmap) -> bytes:
         """XXH3-128 of single blocks of a snapshot there: of those in ``blocks``, which is numbered from ``start``."""

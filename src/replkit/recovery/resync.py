@@ -14,7 +14,7 @@ from xxhash import xxh3_64
 
 from replkit.contracts.position import Position
 from replkit.errors import PeerError, ProtocolError, RefusedError, SnapshotInvalidError, WrongRoleError
-from replkit.recovery.comparison import Comparison
+from replkit.recovery.comparison import Comparison, Later, when_waited_for
 from replkit.recovery.peer import Peer, PeerInfo, Prepared, list_id
 from replkit.recovery.salvage import LIST
 from replkit.recovery.states import Step, require
@@ -28,11 +28,16 @@ LOOK_EVERY_S: Final = 2.0
 
 
 class ResyncDriver:
-    """The service of a secondary in a resync. ``peer`` gives a client for a URL and a volume there."""
+    """The service of a secondary in a resync.
 
-    def __init__(self, secondary: SecondaryReplica, peer: Callable[[str, str], Peer]) -> None:
+    ``peer`` gives a client for a URL and a volume there; ``later`` calls it while hashes are made here.
+    """
+
+    def __init__(
+        self, secondary: SecondaryReplica, peer: Callable[[str, str], Peer], later: Later = when_waited_for
+    ) -> None:
         self._secondary, self._replica = secondary, secondary.parts
-        self._open_peer = peer
+        self._open_peer, self._later = peer, later
         self._peer: Peer | None = None
         self._sent: set[str] = set()
         self._compared: Comparison | None = None
@@ -125,7 +130,7 @@ class ResyncDriver:
             if prepared is None:
                 return 0.0
             coarse = None if resync.compares else get_list(save, resync.coarse_key, volume.block_count)
-            self._compared = Comparison(prepared, volume.block_count, coarse)
+            self._compared = Comparison(prepared, volume.block_count, coarse, self._later)
         compared = self._compared
         try:
             if compared.advance(volume, peer):

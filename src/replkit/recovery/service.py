@@ -50,11 +50,11 @@ from replkit.recovery.arguments import (
 )  # fmt: skip
 from replkit.recovery.facts import AnyReplica, changed_after, info_of, snapped_of
 from replkit.recovery.handover import begin_handover, take_over
+from replkit.recovery.hashes import block_hashes, range_hashes
 from replkit.recovery.peer import IDENTITIES_A_CALL, WEIGH_BLOCKS
 from replkit.recovery.refetch import tag_in
 from replkit.recovery.salvage import LIST
 from replkit.recovery.states import State, state_of
-from replkit.recovery.verify import block_hashes, range_hashes
 from replkit.replication.branches import FORK_IDENTITY, identity_of, leads_on
 from replkit.replication.cells import Difference
 from replkit.replication.difference import check_list_record, has_list
@@ -144,14 +144,19 @@ class PeerService:
             data += sum(run.count for run in blocks.runs(start - asked.start, start - asked.start + count))
         return {"bytes": data * snapped.block_size}, b""
 
-    def _hashes(self, replica: AnyReplica, raw: dict[str, Any], _payload: Buffer) -> tuple[dict[str, Any], Buffer]:
+    def _hashes(self, replica: AnyReplica, raw: dict[str, Any], payload: Buffer) -> tuple[dict[str, Any], Buffer]:
+        """Of all ranges of a part of a snapshot, or of those in the map that is the payload."""
         asked, snapped = typed("hashes", raw, Range), snapped_of(replica)
         if asked.range_blocks * snapped.block_size < MIN_RANGE_BYTES:
             raise InvalidArgumentError(f"hashes: a range is at least {MIN_RANGE_BYTES} bytes")
         if isinstance(replica, PrimaryReplica):
             replica.members.leftovers.touch(asked.snapshot)
         bounded("hashes", asked, snapped.block_count, max(1, MAX_HASHED_BYTES // snapped.block_size))
-        return {}, range_hashes(snapped.open_snapshot(asked.snapshot), asked.start, asked.count, asked.range_blocks)
+        ranges = None
+        if memoryview(payload).nbytes:
+            ranges = PagedBitmap.from_bytes(-(-asked.count // asked.range_blocks), bytes(payload))
+        volume = snapped.open_snapshot(asked.snapshot)
+        return {}, range_hashes(volume, asked.start, asked.count, asked.range_blocks, ranges)
 
     def _block_hashes(self, replica: AnyReplica, raw: dict[str, Any], payload: Buffer) -> tuple[dict[str, Any], Buffer]:
         asked, snapped = typed("block-hashes", raw, Range), snapped_of(replica)

@@ -12,23 +12,18 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from xxhash import xxh3_128
 
-from replkit.blocks.bitmap import PagedBitmap
 from replkit.blocks.extent import Extent, normalise
 from replkit.contracts.buffers import Buffer
 from replkit.contracts.volume import BlockVolume
 from replkit.errors import InvalidArgumentError, NotFoundError, ProtocolError, RefusedError
+from replkit.recovery.hashes import HASH_BYTES, range_hashes
 from replkit.replication.player import VERIFY_SNAPSHOT
 from replkit.snapshot.records import SnapshotRecord
-from replkit.snapshot.snapshot import zero_gaps
 
 PREFIX = VERIFY_SNAPSHOT
 """Names of the snapshots of a verification begin so, on both sides."""
-HASH_BYTES = 16
 RANGE_BYTES = 1 << 20
-STRETCH_BYTES = 1 << 20
-"""At least so much is read at once, however small the ranges are."""
 ASK_BLOCKS_BYTES = 64 << 20
 """How much of the volume one question covers, so that an answer is small and soon there."""
 NOT_YET = "not-yet"
@@ -53,35 +48,6 @@ Answer = Callable[[], tuple[dict[str, Any], Buffer]]
 """Waits for result and payload of a call, or raises its error."""
 Ask = Callable[[str, dict[str, Any], Buffer], Answer]
 """Begins a call to the member's site: name, arguments, payload. Both sides hash meanwhile, where it returns at once."""
-
-
-def range_hashes(volume: BlockVolume, start: int, count: int, range_blocks: int) -> bytes:
-    """The XXH3-128 digests (16 bytes each) of the ranges of ``range_blocks`` blocks from ``start`` on.
-
-    The last may be shorter. Blocks that are not in use count as zeros and are not read.
-    """
-    size = volume.block_size
-    if range_blocks < 1 or count < 0 or start < 0 or start + count > volume.block_count:
-        raise InvalidArgumentError(f"hashes of {count} blocks from {start}, {range_blocks} a range, cannot be")
-    stretch = range_blocks * max(1, STRETCH_BYTES // (range_blocks * size))
-    buffer = memoryview(bytearray(min(stretch, max(count, 1)) * size))
-    digests = []
-    for first in range(start, start + count, stretch):
-        stop = min(first + stretch, start + count)
-        part = buffer[: (stop - first) * size]
-        used = list(volume.in_use_between(first, stop))
-        zero_gaps(first, stop, used, part, size)
-        for extent in used:
-            volume.read_into(extent.start, part[(extent.start - first) * size : (extent.stop - first) * size])
-        digests += [
-            xxh3_128(part[at : at + range_blocks * size]).digest() for at in range(0, len(part), range_blocks * size)
-        ]
-    return b"".join(digests)
-
-
-def block_hashes(volume: BlockVolume, start: int, blocks: PagedBitmap) -> bytes:
-    """The digests of single blocks: those in ``blocks``, which is numbered from ``start``, ascending."""
-    return b"".join(range_hashes(volume, start + run.start, run.count, 1) for run in blocks.runs())
 
 
 def answer_hashes(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from replkit.contracts.savevolume import SaveVolume
 from replkit.deltaset.keys import SET_TAG
-from replkit.errors import FencedError, InvalidArgumentError, ReplkitError, WrongRoleError
+from replkit.errors import FencedError, InvalidArgumentError, LinkClosedError, ReplkitError, WrongRoleError
+from replkit.recovery.comparison import Work
 from replkit.recovery.handover import HandoverService
 from replkit.recovery.refetch import refetch
 from replkit.recovery.resync import ResyncDriver
@@ -137,10 +140,21 @@ class HeldReplica(Held[SecondaryReplica]):
         replica = SecondaryReplica.open(volume, save, self._runtime, self._registry.hooks, self.name, site=self._site)
         if self.spec["policy"] and not save.load("policy").version:
             change_policy(save, **self.spec["policy"])
-        resync, handover = ResyncDriver(replica, self._links.peer), HandoverService(replica, self._links.peer)
+        asking = ThreadPoolExecutor(1, f"{self.name}-asking")  # its thread begins with the first comparison
+        self._stack.callback(asking.shutdown, wait=False)
+        resync = ResyncDriver(replica, self._links.peer, partial(_begin, asking))
+        handover = HandoverService(replica, self._links.peer)
         verifying = self._verifying = MemberVerifying(replica, self._runtime)
         past = self._past = Past(replica, save, self._runtime, self._ending)
         return replica, save, [
             *replica.services(), ("resync", resync.step), ("handover", handover.step), ("verifying", verifying.step),
             ("retention", past.step),
         ]  # fmt: skip
+
+
+def _begin(asking: ThreadPoolExecutor, work: Work[bytes]) -> Work[bytes]:
+    """A ``Later`` of the comparison: calls go to the other site while this one hashes."""
+    try:
+        return asking.submit(work).result
+    except RuntimeError as error:  # the volume is being closed
+        raise LinkClosedError("no call is begun any more: the volume is being closed") from error
