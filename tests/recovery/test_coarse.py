@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from replkit.contracts.position import Position
 from replkit.recovery.salvage import salvage_blocks
 from replkit.replication.difference import get_list
 from replkit.replication.root import read_root
@@ -118,3 +119,20 @@ def test_a_rewind_compares_with_the_restart_point_and_not_with_what_came_later()
     assert get_list(world.a.save, resync.list_key, BLOCKS).any_in(70, 1)
     world.settle(lambda: follows(world, world.a, world.b))
     assert not different_blocks(world.a.content, world.b.content)
+
+
+@pytest.mark.requirement("R4")
+def test_the_arrival_of_a_difference_is_told_when_it_is_named_so_that_its_player_need_not_look_for_it() -> None:
+    world = crashed()
+    told: list[tuple[str, int, bool]] = []
+
+    def received(member: str, position: Position, **_: object) -> None:
+        told.append((member, position.number, read_root(world.a.save).last == position))
+
+    world.a.hooks.replkit_delta_set_received = received  # type: ignore[attr-defined]
+    assert world.resync(world.a, world.b) is not None
+    world.settle(lambda: follows(world, world.a, world.b))
+    assert told
+    assert told[0][0] == "a"
+    assert told[0][2]
+    assert len({number for _, number, _ in told}) == len(told)  # each once

@@ -53,6 +53,8 @@ class DifferenceInbox:
         self._progress: DifferenceProgress | None = None
         self._unflushed_bytes = self._left_bytes = 0
         self.is_ready = False
+        self.arrived: Position | None = None
+        """Where a difference ended that was named as a set, until the receiver has told it."""
 
     def partial(self) -> DifferenceProgress | None:
         """The difference that broke off, with what is durable of it; ``None`` when there is none, or it is done."""
@@ -139,6 +141,7 @@ class DifferenceInbox:
                 self._put_header(progress, begun)
             was_readable = self._replica.root.get().is_at_boundary
             self._replica.root.mutate(lambda now: end_difference(now, progress))
+            self.arrived = progress.stamp
             self._progress = None
             if not was_readable:
                 self._player.reset()

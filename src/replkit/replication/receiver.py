@@ -283,11 +283,21 @@ class Receiver:
                 if progress is not None:
                     self._send(progress)
             case m.CopyEnd():
-                self._send(self._copying.end(body))
+                done = self._copying.end(body)
+                self._tell_difference()
+                self._send(done)
             case m.Command():
                 self._run(body)
             case m.Ping():
                 self._send(m.Pong(token=body.token))
+
+    def _tell_difference(self) -> None:
+        """A difference is a set, too: its player need not find it by itself."""
+        position, self._difference.arrived = self._difference.arrived, None
+        if position is not None:
+            self._replica.hooks.replkit_delta_set_received(
+                volume=self._replica.name, member=self._hello.member, position=position
+            )
 
     def _accept(self, position: Position) -> None:
         arrived = self._sets.arrived

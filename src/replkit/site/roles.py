@@ -59,11 +59,7 @@ class Placement:
         """End all of them cleanly, at the same time."""
         self._ended = True  # a move that is under way goes on to its end, and none begins
         self._ending.set()
-        stops = [threading.Thread(target=worker.stop, daemon=True) for worker in self.all()]
-        for thread in stops:
-            thread.start()
-        for thread in stops:
-            thread.join()
+        _stop_all(self.all())
 
     def all(self) -> list[WorkerProcess]:
         """The workers as they are now."""
@@ -108,9 +104,8 @@ class Placement:
             worker.wait_settled(SETTLE_TIMEOUT_S)
 
     def _to_secondary(self, name: str) -> None:
-        for worker in (self.workers.pop(f"sender.{name}", None), self.workers.pop(f"primary.{name}", None)):
-            if worker is not None:
-                worker.stop()
+        ended = [self.workers.pop(key, None) for key in (f"sender.{name}", f"primary.{name}")]
+        _stop_all([worker for worker in ended if worker is not None])
         self.roles[name] = "secondary"
         replica = self.workers[REPLICA]
         replica.respec(self.specs.replica(self.roles))
@@ -130,3 +125,12 @@ class Placement:
     def describe(self) -> list[dict[str, Any]]:
         """All workers, for status."""
         return [worker.status() for worker in self.all()]
+
+
+def _stop_all(workers: list[WorkerProcess]) -> None:
+    """End workers cleanly, at the same time: a sender only reads what the primary writes."""
+    stops = [threading.Thread(target=worker.stop, daemon=True) for worker in workers]
+    for thread in stops:
+        thread.start()
+    for thread in stops:
+        thread.join()
