@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from replkit.contracts.position import Position
 from replkit.recovery.salvage import salvage_blocks
 from replkit.replication.difference import get_list
+from replkit.replication.logged import LoggedVolume
 from replkit.replication.root import read_root
 from replkit.testing.sim.sites import BLOCK, Site, Sites, block
 from replkit.testing.sim.world import different_blocks
@@ -136,3 +139,37 @@ def test_the_arrival_of_a_difference_is_told_when_it_is_named_so_that_its_player
     assert told[0][0] == "a"
     assert told[0][2]
     assert len({number for _, number, _ in told}) == len(told)  # each once
+
+
+@pytest.mark.requirement("R4")
+def test_a_snapshot_that_is_asked_for_twice_at_a_time_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call timed out and is still cutting: the second must not take its unstamped snapshot for a leftover."""
+    world = Sites("ab", blocks=64)
+    world.a.write(0, block("0", 40))
+    world.a.primary.cut()
+    world.a.write(3, block("a"))
+    begun, answers = threading.Event(), []
+    begin = LoggedVolume.begin_cut
+
+    def begin_slowly(self: LoggedVolume, *args: Any, **options: Any) -> Any:
+        opened = begin(self, *args, **options)
+        begun.set()
+        second.join(0.3)  # it waits, so this runs out
+        return opened
+
+    def ask() -> None:
+        answers.append(world.peer(world.a.url).prepare("twice"))
+
+    def ask_again() -> None:
+        assert begun.wait(20)
+        ask()
+
+    second = threading.Thread(target=ask_again)
+    second.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(LoggedVolume, "begin_cut", begin_slowly)
+        ask()
+    second.join(20)
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+    assert [record.name for record in world.a.primary.snapshots()] == [answers[0].snapshot]

@@ -216,14 +216,19 @@ class PeerService:
         self, replica: AnyReplica, raw: dict[str, Any], _payload: Buffer
     ) -> tuple[dict[str, Any], Buffer]:
         primary, name = _primary(replica), COMPARED + typed("resync-prepare", raw, Record).id
-        found = find_named(primary, name)
-        if found is None or not found.valid or not found.at_boundary:
-            if found is not None:  # left by a crash, or invalidated
+
+        def is_there() -> bool:
+            found = find_named(primary, name)
+            if found is not None and found.valid and found.at_boundary:
+                return True
+            if found is not None:  # left by a crash, or invalidated; one that is just being made would look like it
                 primary.delete_snapshot(name)
             if sum(each.name.startswith(COMPARED) for each in primary.snapshots()) >= MAX_COMPARISONS:
                 raise RefusedError(f"{MAX_COMPARISONS} comparisons are under way", code="busy", hint="try again later")
-            primary.cut(name)
-            found = find_record(primary.snapshots(), name)
+            return False
+
+        primary.cutter.cut_unless(is_there, name)
+        found = find_record(primary.snapshots(), name)
         primary.members.leftovers.touch(name)
         blocks = -(-found.size_bytes // primary.volume.block_size)
         return {"snapshot": name, "stamp": msgspec.to_builtins(found.stamp), "block_count": blocks}, b""

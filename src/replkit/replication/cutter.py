@@ -6,7 +6,7 @@ current one and the chunks are deleted, so the next cut carries the blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -90,6 +90,15 @@ class Cutter:
             if snapshot is not None and any(record.name == snapshot for record in self._replica.root.get().snapshots):
                 raise AlreadyExistsError(f"a snapshot is called {snapshot} already")
             return self._cut(snapshot, marks, always=False)
+
+    def cut_unless(self, is_there: Callable[[], bool], snapshot: str) -> None:
+        """Cut with ``snapshot``, unless ``is_there`` says that it need not be made; asked while no other is made.
+
+        Errors as those of ``cut``, and whatever ``is_there`` raises.
+        """
+        with self._lock:
+            if not is_there():
+                self._cut(snapshot, (), always=False)
 
     def resize(self, size_bytes: int) -> Position:
         """Change the size of the volume by a cut of its own, and return the position that has it (X5).
