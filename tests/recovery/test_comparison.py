@@ -164,3 +164,18 @@ def test_a_later_without_a_second_task_works_when_it_is_waited_for() -> None:
     wait = when_waited_for(lambda: bytes(done.append(1) or 1))
     assert not done
     assert wait() == b"\0"
+
+
+@pytest.mark.requirement("R4")
+def test_a_site_of_an_older_version_answers_for_all_ranges_and_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no map with the call, as a later version may add arguments."""
+    two = Two([0, 700, 5000, BLOCKS - 1])
+    doubted = PagedBitmap(BLOCKS)
+    for start in (600, 4900, 20_000):
+        doubted.set_run(start, 200)
+    monkeypatch.setattr(
+        two.peer,
+        "hashes",
+        lambda _snapshot, start, count, size, _ranges: range_hashes(two.peer.snapshot, start, count, size),
+    )
+    assert two.run(two.compare(doubted)) == [700, 5000]

@@ -79,7 +79,7 @@ class Comparison:
             return False
         start, count, ranges, answer = window
         mine = range_hashes(volume, start, count, range_blocks, ranges)
-        suspects = self._suspects(window, _unequal(mine, answer()), range_blocks)
+        suspects = self._suspects(window, _unequal(mine, _of_ranges(answer(), ranges)), range_blocks)
         answer = self._later(partial(peer.block_hashes, self.snapshot, start, suspects)) if suspects else bytes
         after = self._ask(start + count, range_blocks, volume.block_size, peer)
         if suspects:
@@ -124,6 +124,14 @@ class Comparison:
             for run in self.blocks.runs(start + first, start + last):
                 found.set_run(run.start - start, run.count)
         return found
+
+
+def _of_ranges(digests: bytes, ranges: PagedBitmap | None) -> bytes:
+    """Those of the ranges that were asked for: a site of an older version does not see the map, and answers for all."""
+    if ranges is None or len(digests) != ranges.block_count * HASH_BYTES:
+        return digests
+    parts = (digests[run.start * HASH_BYTES : run.stop * HASH_BYTES] for run in ranges.runs())
+    return b"".join(parts)
 
 
 def _unequal(mine: bytes, theirs: bytes) -> list[int]:
