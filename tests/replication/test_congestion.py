@@ -171,6 +171,10 @@ def test_members_that_became_stale_in_a_swap_of_which_no_reply_came_are_named(mo
     assert any("members may be stale: test" in each for each in world.model.errors[said:])
     primary.congestion.mark_stale("test")
     assert [member.state for member in primary.root.members] == ["stale"]
+    world.crash(world.primary)  # seed 300976: it can come before any message
+    said = len(world.model.errors)
+    world.restart(world.primary)
+    assert any("members are stale: m0" in each for each in world.model.errors[said:])
 
 
 def unreadable(_reader: SetReader, number: int) -> None:

@@ -36,6 +36,9 @@ class Congestion:
         root = replica.root.get()
         if root.given_up is not None:  # after a restart: the next set must carry what was given up
             self._mark_given_up(root, root.given_up)
+        stale = ", ".join(member.name for member in root.members if member.state == "stale")
+        if stale:  # a crash may have come between the swap that made them so and its message
+            self._say(f"members are stale: {stale}: bring them up to date with replica catch-up, or by a new copy")
 
     def step(self, policy: Policy) -> None:
         """Suspend or resume the writers, as room and policy say."""
