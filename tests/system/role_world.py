@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from replkit.cli.demo.sites import Daemon, Site, free_ports
@@ -134,6 +136,17 @@ class RoleWorld(World):
         """Logs that have one."""
         logs = [daemon.log.read_text() for daemon in self.daemons.values()]
         return [log for log in logs if "Traceback" in log]
+
+
+@contextmanager
+def begun(world: RoleWorld) -> Iterator[RoleWorld]:
+    """A world from its beginning to its end, after which no log of it has a traceback."""
+    try:
+        world.begin()
+        yield world
+    finally:
+        world.stop()
+    assert world.tracebacks() == []
 
 
 def _site(folder: Path, name: str, urls: dict[str, str], size: int, capacity: str) -> Site:

@@ -6,18 +6,13 @@ import shutil
 
 import pytest
 
-from .role_world import RoleWorld
+from .role_world import RoleWorld, begun
 
 
 @pytest.fixture
 def world(tmp_path):
-    world = RoleWorld(tmp_path)
-    try:
-        world.begin()
+    with begun(RoleWorld(tmp_path)) as world:
         yield world
-    finally:
-        world.stop()
-    assert world.tracebacks() == []
 
 
 def home(world):

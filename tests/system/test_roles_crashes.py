@@ -7,18 +7,13 @@ import pytest
 from replkit.errors import ReplkitError
 from replkit.site.control import ControlClient
 
-from .role_world import RoleWorld
+from .role_world import RoleWorld, begun
 
 
 @pytest.fixture
 def world(tmp_path):
-    world = RoleWorld(tmp_path)
-    try:
-        world.begin()
+    with begun(RoleWorld(tmp_path)) as world:
         yield world
-    finally:
-        world.stop()
-    assert world.tracebacks() == []
 
 
 def part(world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 
 import pytest
 
@@ -10,26 +11,22 @@ from replkit.contracts.registry import default_registry
 from replkit.site.control import ControlClient
 from replkit.site.nbd.client import NbdClient
 
-from .role_world import RoleWorld
+from .role_world import RoleWorld, begun
 
 MIB = 1 << 20
 
 
 @pytest.fixture
 def begin(tmp_path):
-    """Starts a world of two sites; what its logs say is looked at in the end."""
-    worlds = []
+    """Begins a world of two sites, after ``change`` was made to it."""
+    with ExitStack() as stack:
 
-    def make(change=lambda world: None, **options):
-        worlds.append(RoleWorld(tmp_path, **options))
-        change(worlds[0])
-        worlds[0].begin()
-        return worlds[0]
+        def make(change=lambda world: None, **options):
+            world = RoleWorld(tmp_path, **options)
+            change(world)
+            return stack.enter_context(begun(world))
 
-    yield make
-    for world in worlds:
-        world.stop()
-        assert world.tracebacks() == []
+        yield make
 
 
 def rot(site, part):

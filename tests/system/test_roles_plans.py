@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from .role_world import RoleWorld
+from .role_world import RoleWorld, begun
 
 
 @pytest.fixture
 def world(tmp_path):
-    world = RoleWorld(tmp_path)
-    try:
-        world.begin()
+    with begun(RoleWorld(tmp_path)) as world:
         yield world
-    finally:
-        world.stop()
-    assert world.tracebacks() == []
 
 
 @pytest.mark.requirement("R1", "R3", "R4", "R8")
