@@ -10,12 +10,12 @@ from collections import OrderedDict
 from typing import Final
 
 from replkit.contracts.savevolume import Partition
+from replkit.objectstore.bundle import SMALL_RECORD_BYTES
 
 LARGE_BYTES: Final = 24 << 20
 """At most so much of large records, as chunks are; the oldest go first."""
 SMALL_BYTES: Final = 4 << 20
 """At most so much of small ones, as headers and block lists are, which are read more than once."""
-SMALL_RECORD_BYTES: Final = 64 << 10
 
 
 class RecentRecords:

@@ -138,22 +138,24 @@ def redirect(secondary: SecondaryReplica, back: Return) -> Resync:
     check_winner(replica.name, root, back.info, back.url)
     with secondary.changing_role():
         secondary.player.stop_after_pass(stopping=True)
-        changed = _doubted(replica, root, old, back.fork.number, secondary.volume.block_count)
+        block_count = secondary.volume.block_count
+        mine = mine_of_resync(replica, root, old, back.fork.number, block_count)
+        has_doubts = mine is not None and old.coarse_key
+        changed = _Mine(mine, get_list(replica.save, old.coarse_key, block_count) if has_doubts else None)
         new = _resync(back, changed, old.salvage, resync_id(root, back, old.id))
         _keep_lists(replica, new, changed)
         replica.root.mutate(lambda now: _as_secondary(now, back, new))
         return new
 
 
-def _doubted(replica: Replica, root: Root, old: Resync, fork: int, block_count: int) -> _Mine:
-    """What a resync under way knows of the blocks that differ from a position at or before its fork."""
+def mine_of_resync(replica: Replica, root: Root, old: Resync, fork: int, block_count: int) -> PagedBitmap | None:
+    """The blocks in which a volume in a resync may differ from a position at or before its fork; ``None``: unknown."""
     if old.in_place or old.compares or old.exact or root.inconsistent is not None:
-        return _Mine(None)
+        return None
     mine = blocks_after(replica, root, fork, block_count, old.fork.number)
     if mine is not None and old.mine_key:
         mine.update(get_list(replica.save, old.mine_key, block_count))
-    coarse = get_list(replica.save, old.coarse_key, block_count) if mine is not None and old.coarse_key else None
-    return _Mine(mine, coarse)
+    return mine
 
 
 def under_way(root: Root, back: Return) -> Resync | None:

@@ -25,13 +25,18 @@ def changed_after(replica: AnyReplica, number: int) -> PagedBitmap:
     """Blocks changed after position ``number``, uncut changes included; ``RecordMissingError`` where a list is gone."""
     save, root, count = replica.parts.save, replica.root, snapped_of(replica).block_count
     blocks = blocks_between(save, root, min(number, root.last.number), root.last.number, count)
+    add_uncut(replica, blocks)
+    return blocks
+
+
+def add_uncut(replica: AnyReplica, blocks: PagedBitmap) -> None:
+    """Add to ``blocks`` what a primary has in no set yet, those of a cut under way included."""
     if isinstance(replica, PrimaryReplica):
         log = replica.volume.changelog
         old = log.old
         blocks.update(log.current)
         if old is not None:
             blocks.update(old.changed)
-    return blocks
 
 
 def info_of(replica: AnyReplica) -> PeerInfo:

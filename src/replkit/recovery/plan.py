@@ -15,13 +15,12 @@ from xxhash import xxh3_64
 from replkit.blocks.bitmap import PagedBitmap
 from replkit.contracts.position import Position
 from replkit.errors import CorruptRecordError, InconsistentError, NotFoundError, PlanStaleError, RecordMissingError
-from replkit.recovery.demotion import blocks_after, check_winner
-from replkit.recovery.facts import AnyReplica, snapped_of
+from replkit.recovery.demotion import blocks_after, check_winner, mine_of_resync
+from replkit.recovery.facts import AnyReplica, add_uncut, snapped_of
 from replkit.recovery.peer import Peer, PeerInfo, settle_fork, standing_root
 from replkit.recovery.states import state_of
 from replkit.replication.branches import identity_of
 from replkit.replication.cells import MemberProgress, Root, sent_cell
-from replkit.replication.difference import get_list
 from replkit.replication.directory import numbers_between, span_of
 from replkit.replication.new_copy import find_member
 from replkit.replication.primary import PrimaryReplica
@@ -201,19 +200,10 @@ def _mine(replica: AnyReplica, root: Root, fork: int, last: int) -> PagedBitmap 
     """What changed here after the fork, as a demotion would list it."""
     count, resync = snapped_of(replica).block_count, root.resync
     if resync is not None:
-        if resync.in_place or resync.compares or resync.exact:
-            return None
-        blocks = blocks_after(replica.parts, root, fork, count, resync.fork.number)
-        if blocks is not None and resync.mine_key:
-            blocks.update(get_list(replica.parts.save, resync.mine_key, count))
-        return blocks
+        return mine_of_resync(replica.parts, root, resync, fork, count)
     blocks = blocks_after(replica.parts, root, fork, count, last)
-    if blocks is not None and isinstance(replica, PrimaryReplica):
-        log = replica.volume.changelog
-        old = log.old
-        blocks.update(log.current)
-        if old is not None:
-            blocks.update(old.changed)
+    if blocks is not None:
+        add_uncut(replica, blocks)
     return blocks
 
 

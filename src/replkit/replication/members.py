@@ -15,13 +15,12 @@ from replkit.errors import (
     CutAbandonedError,
     InvalidArgumentError,
     NotFoundError,
-    RecordMissingError,
     WrongRoleError,
 )
 from replkit.replication.cells import FOLLOWS, Difference, Member, MemberProgress, MemberState, Root, sent_cell
 from replkit.replication.cutter import Cutter
 from replkit.replication.difference import blocks_between, delete_list
-from replkit.replication.directory import is_trimmed_after, is_unlisted_after, set_after
+from replkit.replication.directory import is_trimmed_after, set_after
 from replkit.replication.leftovers import Leftovers
 from replkit.replication.logged import LoggedVolume
 from replkit.replication.new_copy import add_member, change_member, find_member
@@ -131,11 +130,6 @@ class MemberKeeper:
         if member.shared or at is None or not (member.state == "stale" or is_behind):
             raise WrongRoleError(
                 f"{name} is {member.state} and cannot catch up by what changed", hint="make a full new copy of it"
-            )
-        if is_unlisted_after(root, at.number):
-            raise RecordMissingError(
-                f"list trimmed: what changed after {at}, where {name} stands, is known from {root.first_listed} on",
-                hint="make a full new copy of it",
             )
         blocks_between(self._replica.save, root, at.number, root.last.number, self._volume.block_count)
         copy_id = self._new_copy_id(name)
